@@ -1,0 +1,47 @@
+"""Post-training for reasoning models: supervised and reinforcement fine-tuning in one stage.
+
+    from srft import load_recipe, train
+    run = train(load_recipe("quickstart", ["training.steps=2"]), out="runs/first")
+    run.metrics[-1]["reward"]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srft.errors import SrftError as SrftError
+    from srft.objective import Responses as Responses
+    from srft.objective import Tokens as Tokens
+    from srft.objective import get_method as get_method
+    from srft.objective import grpo as grpo
+    from srft.objective import method as method
+    from srft.objective import methods as methods
+    from srft.objective import sft as sft
+    from srft.objective import sft_rl as sft_rl
+    from srft.objective import srft as srft
+    from srft.recipe import Recipe as Recipe
+    from srft.recipe import load_recipe as load_recipe
+    from srft.training import Run as Run
+    from srft.training import train as train
+
+__version__ = metadata.version("srft")
+
+# Loaded when asked for: a verifier's worker imports this package and must not pay for torch.
+_HOMES = {
+    "srft.errors": ("SrftError",),
+    "srft.objective": (
+        "Responses", "Tokens", "get_method", "group_advantage", "grpo", "method", "methods", "sft", "sft_rl", "srft",
+    ),
+    "srft.recipe": ("Recipe", "load_recipe"),
+    "srft.training": ("Run", "train"),
+}  # fmt: skip
+__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'srft' has no attribute '{name}'")

@@ -1,0 +1,30 @@
+"""What a run is made of: a problem, its verifiable answer and an expert's demonstrations of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt to train or evaluate on.
+
+    Args:
+        prompt: the question, or a chat as messages of `role` and `content` (its last one the user's).
+        answer: the ground truth that the verifier grades against.
+        demonstrations: full expert responses, without the end-of-sequence token.
+        source: the data set it comes from (verl's `data_source`).
+        verifier: which grader scores it, "math" or "reasoning-gym".
+        metadata: whatever that grader needs (a reasoning-gym entry), else free.
+        where: file and row, for error messages.
+    """
+
+    prompt: str | tuple[Mapping[str, str], ...]
+    answer: str = ""
+    demonstrations: tuple[str, ...] = ()
+    source: str = ""
+    verifier: str = "math"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""

@@ -1,0 +1,105 @@
+"""A method is one function on `Tokens`; its keyword arguments are its options. One decorator makes it known by name,
+in the package or in a user's own file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from torch import Tensor
+
+from srft.errors import SrftError, did_you_mean
+from srft.objective.tokens import Tokens
+
+Need = Literal["demonstrations", "rollouts", "old_logp", "step_entropy", "reference"]
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method. Called on a micro-batch it gives its terms by name; the loss is their sum.
+
+    Args:
+        name: the word in a recipe.
+        function: tokens and options in, terms out.
+        needs: what the trainer must provide, or a function of the options that tells.
+        presets: by name, recipe values by dotted key (`method.<option>` for the method's own).
+    """
+
+    name: str
+    function: Callable[..., Terms]
+    needs: Callable[[Mapping[str, Any]], frozenset[Need]]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __call__(self, t: Tokens, **options: Any) -> Terms:
+        return self.function(t, **options)
+
+    @property
+    def options(self) -> dict[str, tuple[Any, Any]]:
+        """Each option's type and default."""
+        hints = get_type_hints(self.function)
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: (hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line: what it is and which equations."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The preset's own options, to call the method with in Python."""
+        values = self.preset_values(name)
+        return {key.removeprefix("method."): v for key, v in values.items() if key.startswith("method.")}
+
+    def preset_values(self, name: str) -> Mapping[str, Any]:
+        """The preset as recipe values by dotted key."""
+        if name not in self.presets:
+            raise SrftError(
+                f"method '{self.name}' has no preset '{name}'",
+                where="method.preset",
+                fix=did_you_mean(name, self.presets) if self.presets else "It has none: leave method.preset out.",
+            )
+        return self.presets[name]
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    *,
+    needs: set[Need] | Callable[[Mapping[str, Any]], set[Need]],
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[..., Terms]], Method]:
+    """Register a function `f(t: Tokens, *, option=default, …) -> {term: scalar}` as the method `name`."""
+
+    def register(function: Callable[..., Terms]) -> Method:
+        def tell(options: Mapping[str, Any]) -> frozenset[Need]:
+            return frozenset(needs(options) if callable(needs) else needs)
+
+        _METHODS[name] = Method(name, function, tell, presets or {})
+        return _METHODS[name]
+
+    return register
+
+
+def methods() -> dict[str, Method]:
+    """All registered methods by name."""
+    return dict(_METHODS)
+
+
+def get_method(name: str, file: str | Path | None = None) -> Method:
+    """The method `name`; `file` is a Python file of the user's own that registers it."""
+    if file is not None:
+        path = Path(file)
+        spec = importlib.util.spec_from_file_location(f"srft_user_{path.stem}", path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise SrftError("no such Python file", where=f"method.file: {file}", fix="Give a path to a .py file.")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    if name not in _METHODS:
+        raise SrftError(f"unknown method '{name}'", where="method.name", fix=did_you_mean(name, _METHODS))
+    return _METHODS[name]
