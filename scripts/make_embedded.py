@@ -164,7 +164,6 @@ def make_model(steps: int, minutes: float, seed: int = 2) -> None:
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
     length, batch, start = 192, 64, time.time()
-    stream: list[int] = []
     for step in range(steps):
         rows = []
         for _ in range(batch):  # a row starts with a new document and holds as many as fit

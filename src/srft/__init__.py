@@ -1,8 +1,8 @@
 """Post-training for reasoning models: supervised and reinforcement fine-tuning in one stage.
 
-    from srft import load_recipe, train
-    run = train(load_recipe("quickstart", ["training.steps=2"]), out="runs/first")
-    run.metrics[-1]["reward"]
+from srft import load_recipe, train
+run = train(load_recipe("quickstart", ["training.steps=2"]), out="runs/first")
+run.metrics[-1]["reward"]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HOMES = {
     "srft.recipe": ("Recipe", "load_recipe"),
     "srft.training": ("Run", "train"),
 }  # fmt: skip
-__all__ = [name for names in _HOMES.values() for name in names]  # noqa: PLE0605
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,7 +41,7 @@ def train(
 
     changes = list(overrides or [])
     if resume and recipe and "=" in recipe:  # `srft train --resume --out DIR training.steps=80`
-        recipe, changes = None, [recipe, *changes]
+        changes, recipe = [recipe, *changes], None
     source: str | Path | None = recipe or (out / "recipe.yaml" if resume and out else None)
     if source is None:
         raise SrftError("no recipe given", where="srft train", fix="Name one: `srft recipes` lists them.")

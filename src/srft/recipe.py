@@ -298,7 +298,7 @@ def _check_options(chosen: Method, options: Mapping[str, Any]) -> dict[str, Any]
     fields: dict[str, Any] = dict(chosen.options)
     schema = create_model(f"{chosen.name} options", __config__=config, **fields)
     try:
-        return {name: value for name, value in schema.model_validate(dict(options))}
+        return dict(schema.model_validate(dict(options)))
     except ValidationError as error:
         raise _explain(error, "method", fields) from None
 

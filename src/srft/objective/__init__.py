@@ -3,7 +3,16 @@
 from srft.objective.advantage import group_advantage
 from srft.objective.methods import grpo, sft, sft_rl, srft
 from srft.objective.registry import Method, Need, Terms, get_method, method, methods
-from srft.objective.terms import aggregate, clipped, entropy_weight, kl, luffy_shaping, mean_entropy, nll, policy_gradient
+from srft.objective.terms import (
+    aggregate,
+    clipped,
+    entropy_weight,
+    kl,
+    luffy_shaping,
+    mean_entropy,
+    nll,
+    policy_gradient,
+)
 from srft.objective.tokens import Responses, Tokens
 
 __all__ = [

@@ -3,6 +3,7 @@ whole optimizer step: the sum of a term over micro-batches and ranks is the term
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 import torch
@@ -76,7 +77,7 @@ def mean_entropy(t: Tokens, scope: EntropyScope = "sample") -> Tensor:
 
 def entropy_weight(t: Tokens, sign: int, scope: EntropyScope = "sample", cap: float | None = None) -> Tensor:
     """(N,) sg(exp(±H)): sign −1 for w_SFT (SRFT Eq. 8), +1 for w_RL (Eq. 12). `cap` bounds H (nats) inside exp."""
-    return (sign * mean_entropy(t, scope).clamp(max=cap)).exp()
+    return (sign * mean_entropy(t, scope).clamp(max=inf if cap is None else cap)).exp()
 
 
 def floor_logp(t: Tokens, floor: float | None) -> Tensor:

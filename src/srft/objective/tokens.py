@@ -7,6 +7,7 @@ responses it has in the *whole* optimizer step, which is what its terms are divi
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Responses:
     length: Tensor
     limit: int
     entropy: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Responses:
+        """The same table on another device."""
+        values: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Responses(**values)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Tokens:
         """The same tokens, each with the advantage (S,) of its response."""
         return replace(self, advantage=advantage.to(self.logp.dtype)[self.row])
 
-    def _per_token(self) -> dict[str, Tensor]:
+    def _per_token(self) -> dict[str, Any]:
         names = ("logp", "entropy", "row", "old_logp", "ref_logp", "advantage")
         return {name: x for name in names if (x := getattr(self, name)) is not None}
 

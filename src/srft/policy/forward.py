@@ -1,4 +1,4 @@
-"""The policy's forward pass: log-probs and entropy of response tokens alone, the vocabulary seen one chunk at a time."""
+"""The forward pass: log-probs and entropy of response tokens alone, the vocabulary seen one chunk at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Policy(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """log π and entropy over the full vocabulary (nats), both (N,) float32 or wider, in the order of `batch.row`."""
+        """log π and the vocabulary entropy (nats), (N,) each, float32 or wider, in the order of `batch.row`."""
         hidden = _hidden(self.causal_lm, batch.input_ids, batch.attention_mask)
         before = batch.is_response[:, 1:]  # the position before a token predicts it
         hidden, targets = hidden[:, :-1][before], batch.input_ids[:, 1:][before]

@@ -88,11 +88,12 @@ def _pretrained(factory: Any, path: str, **options: Any) -> Any:
         ) from error
 
 
-def _unquantized(model: PreTrainedModel) -> PreTrainedModel:
-    """Weights read from GGUF are dequantised, but the model refuses to be saved; a fresh one of the same config does."""
+def _unquantized(model: Any) -> Any:
+    """A copy that can be saved: weights read from GGUF are dequantised, but their model still refuses."""
     config = model.config
     del config.quantization_config
-    fresh = type(model)(config).to(MASTER_DTYPE)
+    fresh: Any = type(model)(config)
+    fresh.to(MASTER_DTYPE)
     fresh.load_state_dict(model.state_dict())
     fresh.generation_config = model.generation_config
     return fresh

@@ -74,7 +74,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     model, data, rollout, training = recipe.model, recipe.data, recipe.rollout, recipe.training
     find_engine(rollout.engine)
     _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
-    trusted = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    trusted: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     config = load_config(model.path, changes=model.config, **trusted)
     tokenizer = load_tokenizer(model.path, **trusted)
     check_tokenizer(tokenizer, f"model.path: {model.path}")
@@ -86,7 +86,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     needs_demos = "demonstrations" in recipe.loss.needs(recipe.method_options)
     if needs_demos:
         _check_demonstrations(kept, recipe.method.name)
-    limits = {"template": TEMPLATES[data.template], "max_prompt_length": data.max_prompt_length}
+    limits: dict[str, Any] = {"template": TEMPLATES[data.template], "max_prompt_length": data.max_prompt_length}
     prompts, counts = tokenize_problems(
         kept,
         tokenizer,
@@ -108,9 +108,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     per_epoch = len(usable) / training.prompts_per_step
     steps = training.steps if training.steps is not None else math.ceil((training.epochs or 0) * per_epoch)
     dropped = len(problems) - len(kept)
-    return Plan(
-        recipe, config, tokenizer, usable, counts, evaluations, steps, dropped, len(prompts) - len(usable)
-    )
+    return Plan(recipe, config, tokenizer, usable, counts, evaluations, steps, dropped, len(prompts) - len(usable))
 
 
 def _check_split(prompts: int, updates: int, processes: int) -> None:
@@ -143,7 +141,10 @@ def _check_demonstrations(problems: list[Problem], method: str) -> None:
 
 
 def _with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifier) -> list[Problem]:
-    bad = verifier.self_check(problems[: recipe.verify.check_answers])
+    if "rollouts" not in recipe.loss.needs(recipe.method_options):
+        return problems  # rewards play no part
+    bad = [p for p in problems if not p.answer]
+    bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
     if not bad:
         return problems
     if recipe.data.bad_answers == "error":

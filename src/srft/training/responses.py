@@ -111,9 +111,7 @@ class Collector:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def table(
-    responses: Sequence[Response], limit: int, gather: Callable[[list], list]
-) -> tuple[Responses, list[Pair]]:
+def table(responses: Sequence[Response], limit: int, gather: Callable[[list], list]) -> tuple[Responses, list[Pair]]:
     """The table of the step's responses over all ranks, in the order of slots, and this rank's own pairs."""
     mine = [(r.slot, k, r.grade.score, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
     everyone = sorted(gather(mine))

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 from transformers import AutoModelForCausalLM, get_scheduler
 
+from srft.data import resolve_path
 from srft.errors import SrftError
 from srft.policy import Policy, load_model
 from srft.recipe import Recipe, load_recipe
@@ -127,7 +128,12 @@ def _first(accelerator: Accelerator, act: Callable[[], None]) -> None:
 
 
 def _assemble(
-    plan: Plan, accelerator: Accelerator, verifier: Verifier, directory: RunDir, display: Display, checkpoint: Path | None
+    plan: Plan,
+    accelerator: Accelerator,
+    verifier: Verifier,
+    directory: RunDir,
+    display: Display,
+    checkpoint: Path | None,
 ) -> tuple[Loop, int]:
     recipe, tokenizer = plan.recipe, plan.tokenizer
     options, optim, training, rollout = recipe.method_options, recipe.optim, recipe.training, recipe.rollout
@@ -156,7 +162,7 @@ def _assemble(
         stop_token_ids=stop,
         max_model_len=recipe.data.max_prompt_length
         + max(rollout.max_response_length, recipe.evaluation.max_response_length or 0),
-        model_path=str(checkpoint or recipe.model.path),
+        path=resolve_path(str(checkpoint or recipe.model.path)),
         max_batch=rollout.max_batch,
     )
     updater = Updater(policy, optimizer, accelerator, recipe.loss, options, optim.max_grad_norm)
@@ -165,7 +171,9 @@ def _assemble(
         accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
     reference = None
     if "reference" in needs:
-        reference = Policy(_model(recipe, None), rollout.temperature).to(accelerator.device).eval().requires_grad_(False)
+        reference = (
+            Policy(_model(recipe, None), rollout.temperature).to(accelerator.device).eval().requires_grad_(False)
+        )
     evaluation, logging = recipe.evaluation, recipe.logging
     loop = Loop(
         Settings(
@@ -232,10 +240,10 @@ def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
 
 def _headline(plan: Plan, accelerator: Accelerator, directory: RunDir) -> str:
     recipe = plan.recipe
-    rollouts = f"{recipe.rollouts_per_prompt} rollouts" if "rollouts" in recipe.loss.needs(recipe.method_options) else "no rollouts"
+    rollouts = recipe.rollouts_per_prompt if "rollouts" in recipe.loss.needs(recipe.method_options) else "no"
     return (
         f"{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
-        f"{recipe.training.prompts_per_step} prompts, {rollouts} each; "
+        f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
         f"{accelerator.num_processes} × {accelerator.device.type}; {directory.path}"
     )
 

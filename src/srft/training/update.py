@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,8 +59,7 @@ class Updater:
     def update(self, step: Responses, batches: Sequence[MicroBatch], before: Sequence[Before]) -> dict[str, float]:
         """One step on this rank's micro-batches of `step`. Returns the step's metrics, the same on every rank."""
         device, sums = self.accelerator.device, defaultdict[str, float](float)
-        on_device = {k: v.to(device) for k, v in vars(step).items() if isinstance(v, Tensor)}
-        step = replace(step, **on_device)
+        step = step.to(device)
         self.policy.train()
         for i, (batch, old) in enumerate(zip(batches, before, strict=True)):
             last = i == len(batches) - 1

@@ -61,7 +61,6 @@ def _srft_needs(options: Mapping[str, Any]) -> set[Need]:
         "hpt": {
             "method.advantage_std": False,
             "method.demo_shaping": "luffy",
-            "method.rollout_signal": "advantage",
             "method.aggregation": "constant",
             "method.sft_aggregation": "token-mean",
             "method.entropy_bonus": 0.001,

@@ -1,0 +1,11 @@
+"""Problems and demonstrations: from files, the hub and generators, through templates, to tokens."""
+
+from srft.data.load import load_problems, resolve_path
+from srft.data.problem import Problem
+from srft.data.template import TEMPLATES, Template, after_opening, render
+from srft.data.tokenize import Counts, Prompt, check_tokenizer, tokenize_problems
+
+__all__ = [
+    "TEMPLATES", "Counts", "Problem", "Prompt", "Template", "after_opening", "check_tokenizer", "load_problems",
+    "render", "resolve_path", "tokenize_problems",
+]  # fmt: skip

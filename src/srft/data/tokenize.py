@@ -1,0 +1,97 @@
+"""Problems as tokens: what the policy reads and what the expert answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from srft.data.problem import Problem
+from srft.data.template import Template, after_opening, render
+from srft.errors import SrftError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised problem.
+
+    Args:
+        ids: the prompt's tokens.
+        opening: the `<think>` that the prompt ends in, which the grader must see before the response.
+        demonstrations: tokens of each, ending in EOS unless `truncated`.
+    """
+
+    problem: Problem
+    ids: tuple[int, ...]
+    opening: str
+    demonstrations: tuple[tuple[int, ...], ...]
+    truncated: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was read, and what happened to over-long demonstrations."""
+
+    problems: int
+    demonstrations: int
+    truncated: int
+    dropped: int
+
+
+def check_tokenizer(tokenizer: Any, where: str) -> None:
+    """Raises SrftError without an EOS token. A missing pad token is no error: EOS pads, and padding is never read."""
+    if tokenizer.eos_token_id is None:
+        raise SrftError(
+            "the tokenizer has no EOS token, so no response could end",
+            where=where,
+            fix="Set eos_token in its tokenizer_config.json.",
+        )
+
+
+def tokenize_problems(
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    *,
+    template: Template,
+    max_prompt_length: int,
+    max_response_length: int,
+    long_demonstrations: Literal["truncate", "drop"] = "truncate",
+) -> tuple[list[Prompt], Counts]:
+    """Tokenise, in tokens of at most `max_prompt_length` and `max_response_length`.
+
+    Raises:
+        SrftError: a prompt is longer than the limit.
+    """
+    prompts, long = [], []
+    truncated = dropped = 0
+    for problem in problems:
+        text, opening = render(problem, template, tokenizer)
+        # A chat template writes its special tokens itself; a bare question gets the tokenizer's own (BOS).
+        ids = tokenizer(text, add_special_tokens=not template.chat)["input_ids"]
+        if ids and ids[-1] == tokenizer.eos_token_id and not template.chat:
+            ids = ids[:-1]
+        if len(ids) > max_prompt_length:
+            long.append((problem.where, len(ids)))
+            continue
+        demonstrations, cuts = [], []
+        for demonstration in problem.demonstrations:
+            tokens = tokenizer(after_opening(demonstration, opening), add_special_tokens=False)["input_ids"]
+            if not tokens or tokens[-1] != tokenizer.eos_token_id:
+                tokens = [*tokens, tokenizer.eos_token_id]
+            over = len(tokens) > max_response_length
+            if over and long_demonstrations == "drop":
+                dropped += 1
+                continue
+            truncated += over
+            demonstrations.append(tuple(tokens[:max_response_length]))
+            cuts.append(over)
+        prompts.append(Prompt(problem, tuple(ids), opening, tuple(demonstrations), tuple(cuts)))
+    if long:
+        where, length = max(long, key=lambda item: item[1])
+        raise SrftError(
+            f"{len(long)} of {len(problems)} prompts are longer than {max_prompt_length} tokens, the longest {length}",
+            where=where,
+            fix=f"Raise data.max_prompt_length to {length}, or remove those rows.",
+        )
+    read = sum(len(p.demonstrations) for p in problems)
+    return prompts, Counts(len(problems), read, truncated, dropped)
