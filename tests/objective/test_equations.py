@@ -1,0 +1,206 @@
+"""The methods against independent words: slow loops over tokens written from the paper's equations, cross_entropy,
+closed forms."""
+
+from __future__ import annotations
+
+import random
+from math import exp, inf
+from statistics import fmean, stdev
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from srft.objective import Tokens, get_method, group_advantage, grpo, nll, sft, srft
+from srft.objective.terms import entropy_weight
+from tests.objective.steps import Step, gradient, micro_batch, policy, random_step
+
+STEP = random_step(groups=5, rollouts=4, demos=1, seed=3)
+ROWS = list(range(len(STEP.tokens)))
+
+
+def slow_srft(model, step: Step, **o) -> torch.Tensor:
+    """Eqs. 7, 8, 9, 12 and 13, token by token."""
+    o = {name: default for name, (_, default) in srft.options.items()} | o
+    table, n = step.table, len(step.tokens)
+    rewards, groups = table.reward.tolist(), table.group.tolist()
+    demo, logps, entropies = table.is_demo.tolist(), [], []
+    for context, tokens in zip(step.contexts, step.tokens, strict=True):
+        logits = model(context)
+        probs = logits.exp() / logits.exp().sum(-1, keepdim=True)
+        logps.append([probs[i, y].log() for i, y in enumerate(tokens.tolist())])
+        entropies.append([-(p * p.log()).sum() for p in probs])
+
+    advantages = []
+    for i in range(n):
+        group = [rewards[j] for j in range(n) if groups[j] == groups[i]]
+        spread = (stdev(group) if len(group) > 1 else 0.0) + 1e-6 if o["advantage_std"] else 1.0
+        advantages.append((rewards[i] - fmean(group)) / spread)
+
+    kinds = {
+        "demo": [i for i in range(n) if demo[i]],
+        "correct": [i for i in range(n) if not demo[i] and rewards[i] == 1],
+        "wrong": [i for i in range(n) if not demo[i] and rewards[i] == 0],
+        "all": list(range(n)),
+    }
+
+    def mean(kind: str, value, how: str):
+        total, tokens, chosen = 0.0, 0, kinds[kind]
+        for i in chosen:
+            each = [value(i, k) for k in range(len(logps[i]))]
+            total = total + (sum(each) / len(each) if how == "sequence-mean" else sum(each))
+            tokens += len(each)
+        if how == "token-mean":
+            return total / max(tokens, 1)
+        return total / (max(len(chosen), 1) * (table.limit if how == "constant" else 1))
+
+    def entropy(kind: str, i: int, k: int) -> float:
+        if o["entropy_scope"] == "token":
+            return float(entropies[i][k])
+        if o["entropy_scope"] == "sample":
+            return fmean(float(h) for h in entropies[i])
+        lengths = [len(logps[j]) for j in kinds[kind]]
+        return sum(float(table.entropy[j]) * m for j, m in zip(kinds[kind], lengths, strict=True)) / sum(lengths)
+
+    cap = inf if o["entropy_cap"] is None else o["entropy_cap"]
+
+    def w_sft(i, k):
+        return o["scale_sft"] * exp(-min(entropy("demo", i, k), cap)) if o["weight_sft"] == "entropy" else 1.0
+
+    def w_rl(i, k):
+        return o["scale_rl"] * exp(min(entropy("correct", i, k), cap)) if o["weight_rl"] == "entropy" else 1.0
+
+    def demo_ratio(i, k):
+        p = logps[i][k].exp()
+        return p / (p + o["shaping_gamma"]) if o["demo_shaping"] == "luffy" else p
+
+    def surrogate(i, k):
+        rho = (logps[i][k] - step.old[i][k]).exp()
+        bounded = torch.clamp(rho, 1 - o["clip"], 1 + o["clip"])
+        return torch.min(rho * advantages[i], bounded * advantages[i])
+
+    def wrong(i, k):
+        floor = o["wrong_floor"]
+        return logps[i][k].detach() if floor is not None and float(logps[i][k]) < floor else logps[i][k]
+
+    how = o["aggregation"]
+    loss = mean("demo", lambda i, k: w_sft(i, k) * -logps[i][k], o["sft_aggregation"] or how)  # Eq. 8
+    loss = loss - mean("demo", lambda i, k: demo_ratio(i, k) * advantages[i], how)  # Eq. 9
+    if o["rollout_signal"] == "binary":
+        loss = loss + mean("correct", lambda i, k: w_rl(i, k) * -logps[i][k], how)  # Eq. 12
+        loss = loss + mean("wrong", wrong, how)
+    else:
+        loss = loss - mean("correct", lambda i, k: w_rl(i, k) * surrogate(i, k), how)
+        loss = loss - mean("wrong", surrogate, how)
+    return loss - o["entropy_bonus"] * mean("all", lambda i, k: entropies[i][k], "token-mean")
+
+
+def combinations() -> list[dict]:
+    choices = {
+        "entropy_scope": ["sample", "batch", "token"],
+        "aggregation": ["token-mean", "sequence-mean", "token-sum", "constant"],
+        "sft_aggregation": [None, "token-mean"],
+        "rollout_signal": ["binary", "advantage"],
+        "demo_shaping": ["none", "luffy"],
+        "advantage_std": [True, False],
+        "weight_sft": ["entropy", "one"],
+        "weight_rl": ["entropy", "one"],
+        "entropy_cap": [None, 2.0],
+        "wrong_floor": [None, -2.5],
+        "entropy_bonus": [0.0, 0.01],
+        "scale_sft": [0.5, 1.0],
+        "scale_rl": [0.1, 1.0],
+    }
+    rng = random.Random(0)
+    singles = [{option: value} for option, values in choices.items() for value in values]
+    return singles + [{k: rng.choice(v) for k, v in choices.items()} for _ in range(40)]
+
+
+@pytest.mark.parametrize("options", combinations(), ids=lambda o: "-".join(map(str, o.values())))
+def test_srft_is_the_slow_loop(options: dict) -> None:
+    loss, grad = gradient(srft, options, STEP, [ROWS])
+    model = policy()
+    expected = slow_srft(model, STEP, **options)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-9)
+    slow = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(grad, slow, rtol=1e-6, atol=1e-11)
+
+
+def test_hpt_preset_is_its_description() -> None:
+    values = get_method("srft").preset_values("hpt")
+    assert values["rollout.demo_slots"] == "replace"
+    assert values["optim.updates_per_batch"] == 2
+    loss, _ = gradient(srft, srft.preset("hpt"), STEP, [ROWS])
+    model, table, expected = policy(), STEP.table, 0.0
+    demos = [i for i in ROWS if table.is_demo[i]]
+    right = [i for i in ROWS if not table.is_demo[i] and table.reward[i] == 1]
+    wrong = [i for i in ROWS if not table.is_demo[i] and table.reward[i] == 0]
+    every = {i: micro_batch(model, STEP, [i]) for i in ROWS}
+    demo_tokens = sum(int(table.length[i]) for i in demos)
+    for i in demos:
+        t, group = every[i], table.group == table.group[i]
+        a = float(table.reward[i] - table.reward[group].mean())  # r − mean, no std
+        p = t.logp.exp()
+        expected += float((0.5 * exp(-float(t.entropy.mean())) * -t.logp).sum()) / demo_tokens
+        expected -= float((p / (p + 0.1) * a).sum()) / (len(demos) * table.limit)
+    for i in right:
+        weight = 0.1 * exp(float(every[i].entropy.mean()))
+        expected -= weight * float(every[i].logp.sum()) / (len(right) * table.limit)
+    for i in wrong:
+        expected += float(every[i].logp.sum()) / (len(wrong) * table.limit)
+    expected -= 0.001 * float(torch.cat([t.entropy for t in every.values()]).mean())
+    assert loss == pytest.approx(expected, rel=1e-9)
+
+
+def test_paper_zh_scales_by_one() -> None:
+    assert srft.preset("paper-en") == {}
+    assert srft.preset("paper-zh") == {"scale_sft": 1.0, "scale_rl": 1.0}
+
+
+def test_sft_is_cross_entropy() -> None:
+    loss, grad = gradient(sft, {}, STEP, [ROWS])
+    model, demos = policy(), [i for i in ROWS if STEP.table.is_demo[i]]
+    logits = model(torch.cat([STEP.contexts[i] for i in demos]))
+    expected = F.cross_entropy(logits, torch.cat([STEP.tokens[i] for i in demos]))
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-12)
+    torch.testing.assert_close(grad, torch.cat([p.grad.flatten() for p in model.parameters()]), rtol=1e-9, atol=1e-14)
+
+
+def test_stop_gradients_stop() -> None:
+    model = policy()
+    t = micro_batch(model, STEP, ROWS).demo
+    weight = entropy_weight(t, -1)
+    assert not weight.requires_grad
+    nll(t, weight).backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    nll(micro_batch(model, STEP, ROWS).demo, torch.tensor(weight.tolist()).double()).backward()
+    for a, p in zip(found, model.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad)
+    assert not group_advantage(t).requires_grad
+
+
+def test_ratio_is_one_where_nothing_is_old() -> None:
+    model = policy()
+    t = micro_batch(model, STEP, ROWS)
+    fresh = Tokens(t.logp, t.entropy, t.row, t.step)
+    assert torch.equal(fresh.ratio.detach(), torch.ones_like(fresh.logp))
+    _, by_old = gradient(grpo, {"clip_low": 1e9, "clip_high": 1e9}, STEP, [ROWS])
+    assert by_old.abs().sum() > 0
+    terms = grpo(fresh)
+    terms["rl"].backward()
+    assert any(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_advantage_of_groups() -> None:
+    t = micro_batch(policy(), random_step(groups=2, rollouts=3, rewards=[1, 0, 0, 1, 1, 1, 1, 1]), list(range(8)))
+    a = group_advantage(t)
+    torch.testing.assert_close(a[:4], torch.tensor([0.5, -0.5, -0.5, 0.5]).double() / stdev([1, 0, 0, 1]), atol=1e-5, rtol=0)
+    assert torch.equal(a[4:], torch.zeros(4).double())  # equal rewards
+    alone = group_advantage(micro_batch(policy(), random_step(groups=2, rollouts=1, demos=0), [0, 1]))
+    assert torch.equal(alone, torch.zeros(2).double())  # groups of one
+    rollouts = group_advantage(t.rollout)
+    assert rollouts[3] == 0  # a demonstration is not in the rollouts' group
+    assert rollouts[0] == pytest.approx((1 - 1 / 3) / stdev([1, 0, 0]), rel=1e-5)

@@ -1,0 +1,48 @@
+"""Methods by name, their options, and a user's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from srft import SrftError, get_method, methods
+from tests.objective.steps import micro_batch, policy, random_step
+
+
+def test_the_four_methods_say_what_they_need() -> None:
+    found = {name: m.needs({k: d for k, (_, d) in m.options.items()}) for name, m in methods().items()}
+    assert found["sft"] == {"demonstrations"}
+    assert found["grpo"] == {"rollouts", "old_logp"}
+    assert found["sft+rl"] == {"demonstrations", "rollouts", "old_logp"}
+    assert found["srft"] == {"demonstrations", "rollouts"}
+    assert "step_entropy" in methods()["srft"].needs({"rollout_signal": "binary", "entropy_scope": "batch"})
+
+
+@pytest.mark.parametrize(("call", "advice"), [(lambda: get_method("srtf"), "srft"), (lambda: get_method("grop"), "grpo")])
+def test_unknown_method_suggests(call, advice: str) -> None:
+    with pytest.raises(SrftError, match=f"Did you mean '{advice}'"):
+        call()
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(SrftError, match="paper-en"):
+        get_method("srft").preset("paper")
+
+
+def test_own_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from srft.objective import Terms, Tokens, method, nll\n"
+        "@method('half-sft-for-test', needs={'demonstrations'})\n"
+        "def half(t: Tokens, *, scale: float = 0.5) -> Terms:\n"
+        "    '''Half of SFT.'''\n"
+        "    return {'half': scale * nll(t.demo)}\n"
+    )
+    mine = get_method("half-sft-for-test", file)
+    step = random_step()
+    t = micro_batch(policy(), step, list(range(len(step.tokens))))
+    assert float(mine(t)["half"]) == pytest.approx(0.5 * float(get_method("sft")(t)["sft"]))
+    assert mine.options == {"scale": (float, 0.5)}
+    with pytest.raises(SrftError, match="no such Python file"):
+        get_method("x", tmp_path / "absent.py")
