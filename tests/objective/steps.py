@@ -49,9 +49,7 @@ def random_step(
         before = [evaluate(policy(1), c, y) for c, y in zip(contexts, tokens, strict=True)]
         reference = [evaluate(policy(2), c, y)[0] for c, y in zip(contexts, tokens, strict=True)]
     entropy = torch.stack([h.mean() for _, h in before]) if rows else torch.zeros(0)
-    table = Responses(
-        reward, torch.tensor([g for g, _ in rows]), is_demo, lengths, limit=16, entropy=entropy.double()
-    )
+    table = Responses(reward, torch.tensor([g for g, _ in rows]), is_demo, lengths, limit=16, entropy=entropy.double())
     return Step(contexts, tokens, table, [logp for logp, _ in before], reference)
 
 

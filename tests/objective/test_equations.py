@@ -56,9 +56,9 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
 
     def entropy(kind: str, i: int, k: int) -> float:
         if o["entropy_scope"] == "token":
-            return float(entropies[i][k])
+            return float(entropies[i][k].detach())
         if o["entropy_scope"] == "sample":
-            return fmean(float(h) for h in entropies[i])
+        XX
         lengths = [len(logps[j]) for j in kinds[kind]]
         return sum(float(table.entropy[j]) * m for j, m in zip(kinds[kind], lengths, strict=True)) / sum(lengths)
 

@@ -70,13 +70,16 @@ def test_loss_is_verls(verl, ours: str, theirs: str, low: float, high: float) ->
         ppo_micro_batch_size_per_gpu=1, use_dynamic_bsz=True,
     )  # fmt: skip
     config.global_batch_info["loss_scale_factor"] = STEP.table.limit
-    loss, _ = verl.compute_policy_loss_vanilla(old, logp, verl_advantage(verl, mask, True).double(), mask, theirs, config)
+    loss, _ = verl.compute_policy_loss_vanilla(
+        old, logp, verl_advantage(verl, mask, True).double(), mask, theirs, config
+    )
     loss.backward()
     check(model, float(loss.detach()), {"clip_low": low, "clip_high": high, "aggregation": ours})
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [("sequence-mean", "grpo"), ("token-mean", "bnpo"), ("token-mean", "dapo"), ("constant", "dr_grpo")]
+    ("ours", "theirs"),
+    [("sequence-mean", "grpo"), ("token-mean", "bnpo"), ("token-mean", "dapo"), ("constant", "dr_grpo")],
 )
 @pytest.mark.parametrize("kl_weight", [0.0, 0.04])
 def test_loss_is_trls(ours: str, theirs: str, kl_weight: float) -> None:

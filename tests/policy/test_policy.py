@@ -1,0 +1,97 @@
+"""The chunked forward against the model's own logits, for several families; loading, LoRA, micro-batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, Qwen2Config
+
+from srft.errors import SrftError
+from srft.policy import Pair, Policy, cut, forward, load_config, load_model, pad
+
+SIZE = dict(
+    vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+CONFIGS = {
+    "qwen2": Qwen2Config(**SIZE),
+    "gemma2": Gemma2Config(**SIZE, head_dim=8, final_logit_softcapping=5.0),
+    "cohere": CohereConfig(**SIZE, logit_scale=0.25),
+    "granite": GraniteConfig(**SIZE, logits_scaling=3.0),
+    "gpt2": GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0),
+}  # fmt: skip
+PAIRS = [Pair([5, 6, 7], [8, 9, 2], 0), Pair([3], [4, 5, 6, 7, 2], 1), Pair([9, 9, 9, 9, 9], [2], 2)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_forward_is_the_models_own(name: str, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "CHUNK", 2)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
+    policy, batch = Policy(model, temperature), pad(PAIRS, 0)
+    logp, entropy = policy(batch)
+    (logp.sum() + entropy.sum()).backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    expected_logp, expected_entropy = [], []
+    for pair in PAIRS:
+        ids = torch.tensor([[*pair.prompt, *pair.response]])
+        full = (model(input_ids=ids).logits[0] / temperature).log_softmax(-1)[len(pair.prompt) - 1 : -1]
+        expected_logp.append(full.gather(-1, torch.tensor(pair.response)[:, None])[:, 0])
+        expected_entropy.append(-(full.exp() * full).sum(-1))
+    expected_logp, expected_entropy = torch.cat(expected_logp), torch.cat(expected_entropy)
+    torch.testing.assert_close(logp, expected_logp, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-4, atol=1e-5)
+    (expected_logp.sum() + expected_entropy.sum()).backward()
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(grads[n], p.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_an_unknown_head_is_refused() -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"], dtype=torch.float32)
+    original = model.forward
+
+    def doubled(*args, **kwargs):
+        out = original(*args, **kwargs)
+        out.logits = out.logits * 2
+        return out
+
+    model.forward = doubled
+    with pytest.raises(SrftError, match="does more to its logits"):
+        Policy(model)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=20), st.integers(1, 60))
+def test_micro_batches_hold_every_pair_once_within_the_budget(sizes: list[tuple[int, int]], budget: int) -> None:
+    pairs = [Pair([1] * a, [2] * b, i) for i, (a, b) in enumerate(sizes)]
+    batches = cut(pairs, budget, 0)
+    rows = torch.cat([b.row for b in batches])
+    assert torch.equal(torch.bincount(rows, minlength=len(pairs)), torch.tensor([b for _, b in sizes]))
+    for batch in batches:
+        assert batch.input_ids.numel() <= budget or len(batch.input_ids) == 1
+        assert int(batch.is_response.sum()) == len(batch.row)
+
+
+def test_lora_trains_adapters_alone() -> None:
+    pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
+    model = load_model("srft:model", lora=lora, gradient_checkpointing=True)
+    policy = Policy(model)
+    policy(pad(PAIRS, 0))[0].sum().backward()
+    trained = [n for n, p in policy.named_parameters() if p.grad is not None]
+    assert trained
+    assert all("lora_" in n for n in trained)
+
+
+def test_config_changes() -> None:
+    config = load_config("srft:model", changes={"rope_theta": 40000.0, "max_position_embeddings": 1024})
+    assert config.rope_parameters["rope_theta"] == 40000.0
+    assert config.max_position_embeddings == 1024
+    with pytest.raises(SrftError, match="Did you mean 'rope_parameters'"):
+        load_config("srft:model", changes={"rope_parameter": 1})
+    with pytest.raises(SrftError, match="hub id"):
+        load_config("/nowhere/at/all")

@@ -1,0 +1,192 @@
+"""Runs end to end on the embedded model: every method by one word, resume, interruption, faults, two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from srft import Run, load_recipe, methods, train
+from srft.data import resolve_path
+
+SMALL = [
+    "training.prompts_per_step=4", "training.tokens_per_micro_batch=1500", "rollout.n=4", "training.steps=2",
+    "rollout.max_response_length=160", "evaluation.sets.test.limit=4", "evaluation.sets.ood.limit=4",
+    "evaluation.samples=2", "training.device=cpu", "logging.samples_every=1",
+]  # fmt: skip
+
+
+def small(*overrides: str) -> Any:
+    return load_recipe("quickstart", [*SMALL, *overrides])
+
+
+def weights(folder: Path | str) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+
+
+def command(*arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "srft", *map(str, arguments)], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("preset", [None, "hpt"])
+def test_every_method_trains_by_its_name(tmp_path: Path, name: str, preset: str | None) -> None:
+    if preset and preset not in methods()[name].presets:
+        pytest.skip(f"{name} has no preset {preset}")
+    chosen = [f"method.preset={preset}"] if preset else []
+    run = train(small(f"method.name={name}", "optim.lr=1e-3", *chosen), tmp_path / "run")
+    assert run.finished
+    assert [row["step"] for row in run.metrics] == [1, 2]
+    for row in run.metrics:
+        assert all(abs(value) < 1e6 for value in row.values())
+        assert sum(v for k, v in row.items() if k.startswith("gradient_share/")) == pytest.approx(1)
+        assert ("reward" in row) == ("rollouts" in methods()[name].needs(run_options(name)))
+    before, after = weights(resolve_path("srft:model")), weights(run.directory.checkpoint)
+    assert any(not torch.equal(before[k], after[k]) for k in before)
+    assert {row["set"] for row in run.evaluations} == {"test", "ood"}
+
+
+def run_options(name: str) -> dict[str, Any]:
+    return {option: default for option, (_, default) in methods()[name].options.items()}
+
+
+def test_run_directory(tmp_path: Path) -> None:
+    run = train(small("logging.trackers=[tensorboard]"), tmp_path / "run")
+    assert load_recipe(tmp_path / "run/recipe.yaml") == small("logging.trackers=[tensorboard]")
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/step-000001.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 * (4 + 1)
+    assert [row["score"] for row in rows if row["is_demo"]] == [1.0] * 4
+    text = AutoTokenizer.from_pretrained(run.directory.checkpoint).decode(
+        run.load().generate(torch.tensor([[5, 6]]), max_new_tokens=3)[0]
+    )
+    assert isinstance(text, str)
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+
+def test_resume_gives_the_same_numbers(tmp_path: Path) -> None:
+    whole = train(small("training.steps=3"), tmp_path / "whole")
+    train(small("training.steps=2"), tmp_path / "parts")
+    parts = train(small("training.steps=3"), tmp_path / "parts", resume=True)
+    assert [row["step"] for row in parts.metrics] == [1, 2, 3]
+    same(whole, parts)
+
+
+def same(one: Run, other: Run) -> None:
+    ignored = ("seconds", "tokens_per_second")
+    for a, b in zip(one.metrics, other.metrics, strict=True):
+        for key in a:
+            if not key.startswith(ignored):
+                assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), key
+    mine, theirs = weights(one.directory.checkpoint), weights(other.directory.checkpoint)
+    for key in mine:
+        torch.testing.assert_close(mine[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [["method.name=sft+rl", "optim.updates_per_batch=2"], ["method.entropy_scope=batch"]]
+)
+def test_two_processes_are_one(tmp_path: Path, changes: list[str]) -> None:
+    alone = train(small(*changes), tmp_path / "one")
+    launched = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+         "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "-m", "srft", "train", "quickstart",
+         *SMALL, *changes, "--out", str(tmp_path / "two")],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    from srft.training import RunDir
+
+    same(alone, Run(RunDir(tmp_path / "two"), True))
+
+
+def test_ctrl_c_saves_and_resume_continues(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "srft", "train", "quickstart", *SMALL, "training.steps=500", "--out", str(out)],
+        stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if line.strip().startswith("1/500"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert f"srft train --resume --out {out}" in printed
+    steps = len(Run_of(out).metrics)
+    assert 1 <= steps < 10
+    found = command("train", "--resume", "--out", out, f"training.steps={steps + 1}")
+    assert found.returncode == 0, found.stderr
+    assert [row["step"] for row in Run_of(out).metrics] == list(range(1, steps + 2))
+
+
+def Run_of(out: Path) -> Run:
+    from srft.training import RunDir
+
+    return Run(RunDir(out), True)
+
+
+def test_a_non_finite_step_is_skipped_and_counted(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(
+        "from srft import method\n"
+        "from srft.objective import nll\n"
+        "@method('broken-for-test', needs={'demonstrations'})\n"
+        "def broken(t, *, scale: float = 1.0):\n"
+        "    return {'broken': nll(t.demo) * float('nan')}\n"
+    )
+    run = train(small("method.name=broken-for-test", f"method.file={file}", "evaluation.sets={}"), tmp_path / "run")
+    assert run.metrics[-1]["skipped_updates"] == 2
+    before, after = weights(resolve_path("srft:model")), weights(run.directory.checkpoint)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    methods_without(name="broken-for-test")
+
+
+def methods_without(name: str) -> None:
+    from srft.objective import registry
+
+    registry._METHODS.pop(name)
+
+
+def test_lora_run_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
+    changes = ["model.lora.rank=4", "method.name=sft", "optim.lr=1e-3", "evaluation.sets={}"]
+    whole = train(small(*changes, "training.steps=2"), tmp_path / "whole")
+    train(small(*changes, "training.steps=1"), tmp_path / "parts")
+    parts = train(small(*changes, "training.steps=2"), tmp_path / "parts", resume=True)
+    assert parts.metrics[-1]["loss/total"] == pytest.approx(whole.metrics[-1]["loss/total"], rel=1e-4)
+    assert (parts.directory.checkpoint / "adapter_model.safetensors").exists()
+
+
+def test_bf16_and_checkpointing_run(tmp_path: Path) -> None:
+    changes = [
+        "training.precision=bf16",
+        "model.gradient_checkpointing=true",
+        "optim.schedule=cosine",
+        "optim.warmup=0.5",
+    ]
+    run = train(small(*changes), tmp_path / "run")
+    assert run.load().dtype == torch.float32  # master weights
+    assert run.metrics[0]["lr"] > 0
+
+
+def test_evaluation_is_not_moved_by_how_it_is_cut(tmp_path: Path) -> None:
+    scores = [
+        train(small("training.steps=1", f"rollout.max_batch={n}"), tmp_path / str(n)).evaluations[0] for n in (3, 256)
+    ]
+    assert {k: v for k, v in scores[0].items() if k != "seconds"} == {
+        k: v for k, v in scores[1].items() if k != "seconds"
+    }
