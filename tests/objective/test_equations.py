@@ -58,7 +58,7 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
         if o["entropy_scope"] == "token":
             return float(entropies[i][k].detach())
         if o["entropy_scope"] == "sample":
-        XX
+            return fmean(float(h.detach()) for h in entropies[i])
         lengths = [len(logps[j]) for j in kinds[kind]]
         return sum(float(table.entropy[j]) * m for j, m in zip(kinds[kind], lengths, strict=True)) / sum(lengths)
 
@@ -197,7 +197,8 @@ def test_ratio_is_one_where_nothing_is_old() -> None:
 def test_advantage_of_groups() -> None:
     t = micro_batch(policy(), random_step(groups=2, rollouts=3, rewards=[1, 0, 0, 1, 1, 1, 1, 1]), list(range(8)))
     a = group_advantage(t)
-    torch.testing.assert_close(a[:4], torch.tensor([0.5, -0.5, -0.5, 0.5]).double() / stdev([1, 0, 0, 1]), atol=1e-5, rtol=0)
+    expected = torch.tensor([0.5, -0.5, -0.5, 0.5]).double() / stdev([1, 0, 0, 1])
+    torch.testing.assert_close(a[:4], expected, atol=1e-5, rtol=0)
     assert torch.equal(a[4:], torch.zeros(4).double())  # equal rewards
     alone = group_advantage(micro_batch(policy(), random_step(groups=2, rollouts=1, demos=0), [0, 1]))
     assert torch.equal(alone, torch.zeros(2).double())  # groups of one

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -20,12 +20,12 @@ from tests.objective.steps import gradient, micro_batch, policy, random_step
 
 
 def variants() -> list[tuple[str, dict]]:
-    """Every method with its defaults, its presets, and each value of the options that change what is divided by what."""
+    """Every method with its defaults, its presets, and each value of the options that change what is summed or how."""
     found: list[tuple[str, dict]] = []
     for name, method in methods().items():
         found.append((name, {}))
         found += [(name, method.preset(preset)) for preset in method.presets]
-        for option, (kind, _) in method.options.items():
+        for option, (_kind, _) in method.options.items():
             values = get_args(Aggregation) if "aggregation" in option else ()
             values = get_args(EntropyScope) if option == "entropy_scope" else values
             found += [(name, {option: value}) for value in values]
@@ -52,7 +52,7 @@ def test_any_cut_has_the_same_gradient(name: str, options: dict) -> None:
     @given(st.permutations(ROWS), st.lists(st.integers(0, len(ROWS)), max_size=5))
     def check(order: list[int], places: list[int]) -> None:
         edges = [0, *sorted(places), len(ROWS)]
-        cuts = [order[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        cuts = [order[a:b] for a, b in pairwise(edges)]
         cut_loss, cut = gradient(method, options, STEP, cuts)
         assert cut_loss == pytest.approx(loss, rel=1e-9, abs=1e-12)
         torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-12)

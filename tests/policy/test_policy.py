@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2C
 from srft.errors import SrftError
 from srft.policy import Pair, Policy, cut, forward, load_config, load_model, pad
 
-SIZE = dict(
-    vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+SIZE = {
+    "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 CONFIGS = {
     "qwen2": Qwen2Config(**SIZE),
     "gemma2": Gemma2Config(**SIZE, head_dim=8, final_logit_softcapping=5.0),

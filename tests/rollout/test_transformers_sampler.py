@@ -10,10 +10,10 @@ from srft.errors import SrftError
 from srft.rollout import TransformersSampler, find_engine
 from srft.rollout.transformers_sampler import _uniforms, draw
 
-SIZE = dict(
-    vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+SIZE = {
+    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 CONFIGS = {
     "qwen2": Qwen2Config(**SIZE),
     "llama": LlamaConfig(**SIZE),
