@@ -117,7 +117,7 @@ def test_a_tokenizer_without_eos(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(resolve_path("srft:model"), folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    del config["eos_token"]
+    config["eos_token"] = None
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert "no EOS token" in failure(tmp_path, f"model.path={folder}")
 

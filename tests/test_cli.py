@@ -53,7 +53,7 @@ def test_dry_run_of_quickstart(tmp_path: Path) -> None:
         "<|im_start|>assistant",
         "<think>",
         "memory per process",
-        "100 problems × 8",
+        "200 problems × 8",
     ):
         assert words in found.stdout
     assert not list(tmp_path.iterdir())

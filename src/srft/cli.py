@@ -135,6 +135,8 @@ def _quiet() -> None:
     import logging
     import warnings
 
+    if not os.environ.get("SRFT_DEBUG"):
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is first imported
     from transformers.utils import logging as transformers_logging
 
     if os.environ.get("SRFT_DEBUG"):

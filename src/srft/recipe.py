@@ -275,7 +275,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         if key == "method" and isinstance(value, Mapping) and isinstance(old, Mapping):
             renamed = value.get("name", old.get("name")) != old.get("name")
             merged[key] = dict(value) if renamed else {**old, **value}
-        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+        elif value and isinstance(value, Mapping) and isinstance(old, Mapping):  # an empty one clears
             merged[key] = _merge(old, value)
         else:
             merged[key] = value

@@ -81,7 +81,7 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
 
     def wrong(i, k):
         floor = o["wrong_floor"]
-        return logps[i][k].detach() if floor is not None and float(logps[i][k]) < floor else logps[i][k]
+        return logps[i][k].detach() if floor is not None and float(logps[i][k].detach()) < floor else logps[i][k]
 
     how = o["aggregation"]
     loss = mean("demo", lambda i, k: w_sft(i, k) * -logps[i][k], o["sft_aggregation"] or how)  # Eq. 8

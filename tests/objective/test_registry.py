@@ -26,7 +26,7 @@ def test_unknown_method_suggests(word: str, advice: str) -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(SrftError, match="paper-en"):
+    with pytest.raises(SrftError, match="paper-zh"):
         get_method("srft").preset("paper")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import psutil
 import torch
-from accelerate import init_empty_weights
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from srft.data import TEMPLATES, Counts, Problem, Prompt, check_tokenizer, load_problems, tokenize_problems
@@ -194,7 +193,7 @@ def estimate(plan: Plan) -> Size:
 
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of a model of this config, without allocating any."""
-    with init_empty_weights():
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     return sum(p.numel() for p in model.parameters())
