@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 from transformers import AutoModelForCausalLM, get_scheduler
@@ -101,6 +102,7 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
     training = recipe.training
     cpu = training.device == "cpu" or not torch.cuda.is_available()
     precision = ("no" if cpu else "bf16") if training.precision == "auto" else training.precision
+    AcceleratorState._reset_state()  # another run of this process may have had another precision
     return Accelerator(
         cpu=cpu,
         mixed_precision="no" if precision == "fp32" else precision,
