@@ -3,6 +3,7 @@ it says itself, and what it computes is in `srft.objective`."""
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -225,7 +226,8 @@ def _interrupts(loop: Loop) -> Iterator[None]:
         if loop.interrupted:
             raise KeyboardInterrupt
         loop.interrupted = True
-        loop.display.say("\nFinishing this step, then saving. Once more to stop without saving.")
+        if loop.accelerator.is_main_process:  # not by Rich: the signal may have come in the middle of its writing
+            os.write(2, b"\nFinishing this step, then saving. Once more to stop without saving.\n")
 
     try:
         previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
