@@ -1,6 +1,6 @@
 """Tokens per second of rollouts: transformers' `generate` against srft's samplers, side by side in one run.
 
-    python benchmarks/rollout.py --model srft:model --prompts 16 --n 8 --repeats 5
+python benchmarks/rollout.py --model srft:model --prompts 16 --n 8 --repeats 5
 """
 
 from __future__ import annotations
