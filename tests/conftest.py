@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a network
+# One thread: the models are tiny, and OpenMP's threads that spin for each other crawl on a machine that is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
