@@ -1,6 +1,6 @@
 """Tokens per second of rollouts: transformers' `generate` against srft's samplers, side by side in one run.
 
-python benchmarks/rollout.py --model srft:model --prompts 16 --n 8 --repeats 5
+Run: python benchmarks/rollout.py --model srft:model --prompts 16 --n 8 --repeats 5
 """
 
 from __future__ import annotations
@@ -55,7 +55,12 @@ def main() -> None:
     runs = {"generate": generate, "transformers": sampled(TransformersSampler(model, 0, stop))}
     if importlib.util.find_spec("vllm") is not None:
         engine = make_sampler(
-            "vllm", model, path=resolve_path(a.model), pad_token_id=0, stop_token_ids=stop, max_model_len=1024
+            "vllm",
+            model,
+            path=resolve_path(a.model),
+            pad_token_id=0,
+            stop_token_ids=stop,
+            max_model_len=len(max(prompts, key=len)) + a.tokens,
         )
         runs["vllm"] = sampled(engine)
     speeds: dict[str, list[float]] = {name: [] for name in runs}

@@ -1,7 +1,7 @@
 """Make everything that ships in `src/srft/embedded`: the problems, the tokenizer and the pretrained base model.
 
     python scripts/make_embedded.py data                      # problems and demonstrations, seconds
-    python scripts/make_embedded.py model --steps 2500        # tokenizer and weights, under an hour on 2 cores
+    python scripts/make_embedded.py model --minutes 32        # tokenizer and weights, on 2 cores (about 2,450 steps)
 
 The task is chained arithmetic ("Start with 37, add 45, subtract 18. What is the result?"). The base model reads a
 corpus of mixed quality: clean drills, and worked answers of which few are careful, most have a slip in some step,
@@ -204,7 +204,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("data", "model"))
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--minutes", type=float, default=60)
     arguments = parser.parse_args()
     if arguments.what == "data":

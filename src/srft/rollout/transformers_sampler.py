@@ -27,7 +27,7 @@ class TransformersSampler:
 
     def __init__(self, model: Any, pad_token_id: int, stop_token_ids: set[int], max_batch: int = 256) -> None:
         self.model, self.pad_token_id, self.max_batch = model, pad_token_id, max_batch
-        self.stop = torch.tensor(sorted(stop_token_ids), device=model.device)
+        self.stop = torch.tensor(sorted(stop_token_ids), dtype=torch.long, device=model.device)
 
     def update_weights(self) -> None:
         """Nothing to do: it samples from the policy itself."""
@@ -75,33 +75,29 @@ class TransformersSampler:
         ids = torch.tensor([[self.pad_token_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        # Prefill once a prompt, then a copy of its cache for each of its rows.
         out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, out.logits[:, -1]
-        if n > 1:
-            cache.batch_repeat_interleave(n)
-        logits, mask = (x.repeat_interleave(n, 0) for x in (logits, mask))
+        # Each prompt was read once; now a copy of its cache for each of its rows. `reorder_cache` is the one selection
+        # that every cache layer has, recurrent ones too.
+        cache, line = out.past_key_values, torch.arange(len(prompts), device=device).repeat_interleave(n)
+        cache.reorder_cache(line)
+        logits, mask = out.logits[line, -1], mask[line]
         position = mask.sum(-1, keepdim=True)
 
         rows, steps = uniforms.shape
         tokens = torch.full((rows, steps), self.pad_token_id, device=device)
         logps = torch.zeros((rows, steps), device=device)
-        length = torch.full((rows,), steps, device=device)
-        stopped = torch.zeros(rows, dtype=torch.bool, device=device)
         alive = torch.arange(rows, device=device)  # the row that each line of the batch is
+        running = torch.ones_like(alive, dtype=torch.bool)
         for step in range(steps):
             token, logp = draw(logits, uniforms[alive, step], temperature, top_p)
-            running = ~stopped[alive]
-            tokens[alive[running], step], logps[alive[running], step] = token[running], logp[running]
-            ended = running & torch.isin(token, self.stop)
-            stopped[alive[ended]], length[alive[ended]] = True, step + 1
-            left = int((~stopped[alive]).sum())
+            tokens[alive, step], logps[alive, step] = token, logp  # those after a stop token are cut off below
+            running &= ~torch.isin(token, self.stop)
+            left = int(running.sum())
             if left == 0 or step == steps - 1:
                 break
-            if len(alive) - left >= len(alive) / DROP_SHARE:
-                keep = (~stopped[alive]).nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                alive, token, mask, position = alive[keep], token[keep], mask[keep], position[keep]
+            if (len(alive) - left) * DROP_SHARE >= len(alive):
+                cache.reorder_cache(running.nonzero()[:, 0])
+                alive, token, mask, position, running = (x[running] for x in (alive, token, mask, position, running))
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
             out = self.model(
                 input_ids=token[:, None],
@@ -111,17 +107,17 @@ class TransformersSampler:
                 use_cache=True,
             )
             logits, position = out.logits[:, -1], position + 1
-        sizes, ends = length.tolist(), stopped.tolist()
-        return [
-            Sample(ids[:size], values[:size], end)
-            for ids, values, size, end in zip(tokens.tolist(), logps.tolist(), sizes, ends, strict=True)
-        ]
+        stops = torch.isin(tokens, self.stop).long()
+        sizes = (stops.cumsum(-1) - stops == 0).sum(-1)  # up to the first stop token and with it
+        found = zip(tokens.tolist(), logps.tolist(), sizes.tolist(), stops.any(-1).tolist(), strict=True)
+        return [Sample(ids[:size], values[:size], finished) for ids, values, size, finished in found]
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
     """One token a row by inverse CDF, and its log-probability under the whole distribution at this temperature.
 
-    logits (B, V), uniform (B,) in [0, 1). Temperature 0 is the most probable token, with its log-probability at 1.
+    logits (B, V); uniform (B,) in [0, 1), float64. Temperature 0 is the most probable token, with its log-probability
+    at temperature 1.
     """
     logp = (logits.float() / (temperature or 1.0)).log_softmax(-1)
     if temperature == 0:
@@ -133,11 +129,10 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> t
         outside = ordered.cumsum(-1) - ordered >= top_p  # the smallest set whose mass reaches top_p stays
         prob = prob.masked_fill(torch.zeros_like(outside).scatter(-1, index, outside), 0.0)
     mass = prob.cumsum(-1)
-    # The first token whose cumulative mass exceeds u·total has mass of its own; u < 1 keeps it within the vocabulary.
-    token = torch.searchsorted(mass, (uniform[:, None] * mass[:, -1:]).contiguous(), right=True)[:, 0]
-    last = (prob > 0).long().cumsum(-1).argmax(-1)  # of positive mass, should rounding lead past it
-    token = torch.minimum(token, last)
-    return token, logp.gather(-1, token[:, None])[:, 0]
+    token = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True).clamp(max=prob.shape[-1] - 1)
+    # Should rounding of the sums lead past the last token of positive mass, the most probable one is taken.
+    token = torch.where(prob.gather(-1, token) > 0, token, logp.argmax(-1, keepdim=True))
+    return token[:, 0], logp.gather(-1, token)[:, 0]
 
 
 def _uniforms(seed: int, slot: int, count: int) -> Tensor:

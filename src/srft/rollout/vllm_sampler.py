@@ -34,7 +34,9 @@ class VllmSampler:
         if policy.device.type == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            extra = {"enforce_eager": True}
+            # Whole prompts: a prompt read in chunks rewinds its seeded generator, which a CPU's cannot (vllm-cpu 0.32).
+            extra = {"enforce_eager": True, "enable_chunked_prefill": False}
+            extra["max_num_batched_tokens"] = max(max_model_len, 4096)
             _keep_linear_weights()
         from vllm import LLM
 
@@ -61,6 +63,7 @@ class VllmSampler:
         """See `Sampler.sample`; with `top_p` below 1, log-probs are of the truncated distribution."""
         from vllm import SamplingParams
 
+        copies, n = (n, 1) if temperature == 0 else (1, n)  # vLLM refuses a group of greedy samples
         parameters = [
             SamplingParams(
                 n=n,
@@ -77,7 +80,7 @@ class VllmSampler:
         ]
         requests: Any = [{"prompt_token_ids": list(p)} for p in prompts]
         outputs = self.llm.generate(requests, parameters, use_tqdm=False)
-        return [[_sample(o) for o in sorted(out.outputs, key=lambda o: o.index)] for out in outputs]
+        return [[_sample(o) for o in sorted(out.outputs, key=lambda o: o.index)] * copies for out in outputs]
 
     def update_weights(self) -> None:
         """Copy the policy's weights into the engine and forget what it cached of the old ones."""
@@ -98,13 +101,13 @@ def _weights(policy: Any) -> Iterator[tuple[str, Tensor]]:
     if not hasattr(policy, "peft_config"):
         yield from policy.state_dict().items()
         return
-    policy.merge_adapter()
-    try:
-        for name, tensor in policy.get_base_model().state_dict().items():
-            if "lora_" not in name:
-                yield name.replace(".base_layer", ""), tensor.clone()
-    finally:
-        policy.unmerge_adapter()
+    layers = {name: layer for name, layer in policy.get_base_model().named_modules() if hasattr(layer, "base_layer")}
+    for name, tensor in policy.get_base_model().state_dict().items():
+        layer, inside, part = name.partition(".base_layer.")
+        if inside and part == "weight":  # not merge and unmerge: that would leave rounding errors in the live weights
+            tensor = tensor + sum(layers[layer].get_delta_weight(a) for a in layers[layer].active_adapters)
+        if "lora_" not in name:
+            yield name.replace(".base_layer", ""), tensor
 
 
 def _keep_linear_weights() -> None:

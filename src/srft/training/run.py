@@ -87,7 +87,7 @@ def train(
         display.say(_headline(plan, accelerator, directory))
         loop, start = _assemble(plan, accelerator, verifier, directory, display, checkpoint)
         if checkpoint is not None:
-            _first(accelerator, lambda: directory.rewind(start))
+            _first(accelerator, lambda: directory.rewind(start, recipe.to_yaml()))
         finished = loop.train(start)
     accelerator.end_training()
     display.say(
@@ -243,10 +243,16 @@ def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
 def _headline(plan: Plan, accelerator: Accelerator, directory: RunDir) -> str:
     recipe = plan.recipe
     rollouts = recipe.rollouts_per_prompt if "rollouts" in recipe.loss.needs(recipe.method_options) else "no"
+    counts, lost = plan.counts, ""
+    if counts.truncated or counts.dropped or plan.dropped_answers:
+        lost = (
+            f"\n{counts.truncated} over-long demonstrations truncated, {counts.dropped} dropped with "
+            f"{plan.dropped_prompts} prompts; {plan.dropped_answers} problems dropped for their answer"
+        )
     return (
         f"{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
         f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
-        f"{accelerator.num_processes} × {accelerator.device.type}; {directory.path}"
+        f"{accelerator.num_processes} × {accelerator.device.type}; {directory.path}{lost}"
     )
 
 

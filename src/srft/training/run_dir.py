@@ -51,8 +51,9 @@ class RunDir:
         except OSError as error:
             raise SrftError(f"cannot write there: {error}", where=str(self.path), fix="Name another --out.") from None
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after `step`, the one that a resumed run continues from."""
+    def rewind(self, step: int, recipe: str) -> None:
+        """Forget what was written after `step`, the one that a resumed run continues from, now as `recipe` says."""
+        _replace(self.path / "recipe.yaml", recipe)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             rows = [row for row in self._read(name) if row["step"] <= step]
             _replace(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
