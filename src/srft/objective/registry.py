@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -36,6 +37,12 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __call__(self, t: Tokens, **options: Any) -> Terms:
+        for name, value in options.items():
+            kind, _ = self.options.get(name, (None, None))
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise SrftError(
+                    f"{name} is {value!r}", where=f"method '{self.name}'", fix=did_you_mean(str(value), get_args(kind))
+                )
         return self.function(t, **options)
 
     @property
@@ -79,10 +86,11 @@ def method(
 
     def register(function: Callable[..., Terms]) -> Method:
         def tell(options: Mapping[str, Any]) -> frozenset[Need]:
-            return frozenset(needs(options) if callable(needs) else needs)
+            defaults = {option: default for option, (_, default) in registered.options.items()}
+            return frozenset(needs(defaults | dict(options)) if callable(needs) else needs)
 
-        _METHODS[name] = Method(name, function, tell, presets or {})
-        return _METHODS[name]
+        registered = _METHODS[name] = Method(name, function, tell, presets or {})
+        return registered
 
     return register
 
@@ -99,7 +107,8 @@ def get_method(name: str, file: str | Path | None = None) -> Method:
         spec = importlib.util.spec_from_file_location(f"srft_user_{path.stem}", path)
         if not path.is_file() or spec is None or spec.loader is None:
             raise SrftError("no such Python file", where=f"method.file: {file}", fix="Give a path to a .py file.")
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+        spec.loader.exec_module(module)
     if name not in _METHODS:
         raise SrftError(f"unknown method '{name}'", where="method.name", fix=did_you_mean(name, _METHODS))
     return _METHODS[name]

@@ -55,7 +55,7 @@ def clipped(
 def kl(t: Tokens, how: Aggregation = "token-mean") -> Tensor:
     """E[π_ref/π − log(π_ref/π) − 1], the non-negative sample estimate of KL(π‖π_ref) that GRPO uses."""
     assert t.ref_logp is not None, "the method must declare that it needs a reference"
-    log_ratio = t.ref_logp - t.logp
+    log_ratio = t.ref_logp.detach() - t.logp
     return aggregate(t, log_ratio.exp() - log_ratio - 1, how)
 
 
@@ -71,7 +71,8 @@ def mean_entropy(t: Tokens, scope: EntropyScope = "sample") -> Tensor:
         total = torch.zeros_like(t.step.length, dtype=t.entropy.dtype).index_add(0, t.row, t.entropy.detach())
         return (total / t.step.length.clamp(min=1))[t.row]
     assert t.step.entropy is not None, "the method must declare that it needs the step's entropy"
-    total = (t.step.entropy * t.step.length * t.rows).sum() / t.token_count.clamp(min=1)
+    mass = torch.where(t.rows, t.step.entropy.detach() * t.step.length, 0.0)
+    total = mass.sum() / t.token_count.clamp(min=1)
     return total.to(t.entropy.dtype).expand(t.row.shape)
 
 

@@ -119,5 +119,5 @@ class Tokens:
     @property
     def ratio(self) -> Tensor:
         """(N,) ρ = π / π_old."""
-        old = self.logp.detach() if self.old_logp is None else self.old_logp
+        old = (self.logp if self.old_logp is None else self.old_logp).detach()
         return (self.logp - old).exp()
