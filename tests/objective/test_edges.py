@@ -148,7 +148,6 @@ import sys, torch, torch.distributed as dist
 from tests.objective.test_edges import STEP, ROWS, nothing
 from tests.objective.test_invariance import VARIANTS
 from tests.objective.steps import gradient, micro_batch, policy
-from srft.errors import SrftError
 from srft.objective import get_method
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method={store!r}, rank=rank, world_size=2)

@@ -142,7 +142,7 @@ def test_hpt_preset_is_its_description() -> None:
         t, group = every[i], table.group == table.group[i]
         a = float(table.reward[i] - table.reward[group].mean())  # r − mean, no std
         p = t.logp.exp()
-        expected += float((0.5 * exp(-float(t.entropy.mean())) * -t.logp).sum()) / demo_tokens
+        expected += float((0.5 * exp(-float(t.entropy.mean().detach())) * -t.logp).sum().detach()) / demo_tokens
         expected -= float((p / (p + 0.1) * a).sum()) / (len(demos) * table.limit)
     for i in right:
         weight = 0.1 * exp(float(every[i].entropy.mean()))
