@@ -12,7 +12,7 @@ from srft.policy import Pair, Policy, load_model, load_tokenizer, pad
 from srft.rollout import make_sampler
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; see docs/rollouts.md for its environment"
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; see docs/recipes.md for its environment"
 )
 
 
