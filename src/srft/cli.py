@@ -92,6 +92,59 @@ def methods() -> None:
             console.print(f"  presets  {', '.join(method.presets)}")
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, or srft:model.")],
+    benchmarks: Annotated[str, typer.Option(help="NAME, NAME:PROBLEMS or a file, with commas; srft and psft for all.")],
+    protocol: Annotated[str, typer.Option(help="srft or psft; the options below change it.")] = "srft",
+    samples: Annotated[int | None, typer.Option(help="Responses of a problem.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems of each.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a response.")] = None,
+    template: Annotated[str | None, typer.Option(help="srft, qwen-math, chat or none.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with benchmark files; what it lacks: the hub.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results; runs/eval-MODEL-PROTOCOL if left out.")] = None,
+    against: Annotated[str, typer.Option(help="srft-table2, psft-table1, … or another --out, with commas.")] = "",
+    training_data: Annotated[str | None, typer.Option(help="Report its overlap with the benchmarks.")] = None,
+    engine: Annotated[str, typer.Option(help="auto, transformers or vllm.")] = "auto",
+    max_batch: Annotated[int, typer.Option(min=1, help="Responses decoded together.")] = 64,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    statistics: Annotated[bool, typer.Option(help="Entropy, branching factor, perplexity.")] = True,
+    config: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a change to the model's config.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the model.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Evaluate a model by the papers' protocols; the same command again continues after a kill."""
+    arguments = dict(locals())
+    _quiet()
+    from srft.evaluation.run import evaluate
+    from srft.evaluation.settings import Options, parse_config
+
+    evaluate(Options(**{**arguments, "config": parse_config(config or [])}), console)
+
+
+@app.command()
+def contamination(
+    training: Annotated[str, typer.Argument(help="A training set: file, hub id or srft:….")],
+    benchmarks: Annotated[str, typer.Option(help="As for `srft eval`.")],
+    data_dir: Annotated[Path | None, typer.Option(help="As for `srft eval`.")] = None,
+    n: Annotated[int, typer.Option(help="Words of an n-gram.")] = 13,
+    split: Annotated[str, typer.Option(help="Of a training set on the hub.")] = "train",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+) -> None:
+    """Look for benchmark problems in training prompts, by word n-grams."""
+    _quiet()
+    from srft.evaluation.contamination import contamination as compare
+    from srft.evaluation.contamination import show
+
+    found = compare(training, benchmarks, split=split, data_dir=data_dir, n=n)
+    if as_json:
+        print(json.dumps({name: overlap.to_json() for name, overlap in found.items()}))
+    else:
+        show(console, found)
+
+
 def _show_plan(recipe: Any, out: Path | None) -> None:
     from srft.training.plan import check_size, estimate, gib, make_plan
     from srft.verify import Verifier

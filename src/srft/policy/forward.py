@@ -92,3 +92,36 @@ def _check_head(causal_lm: Any) -> None:
             where="model.path",
             fix="This architecture is not supported yet; open an issue with its name.",
         )
+
+
+@torch.no_grad()
+def token_statistics(policy: Policy, batch: MicroBatch, mass: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
+    """log π, entropy (nats) and branching factor of each response token, (N,) each, in the order of `batch.row`.
+
+    The branching factor is the size of the smallest set of tokens that holds `mass` of the probability.
+    """
+    before = batch.is_response[:, 1:]
+    hidden = _hidden(policy.causal_lm, batch.input_ids, batch.attention_mask)[:, :-1][before]
+    targets = batch.input_ids[:, 1:][before]
+    logp, entropy, branching = [hidden.new_zeros(0)], [hidden.new_zeros(0)], [hidden.new_zeros(0)]
+    for h, y in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        log_probs = (_logits(policy.causal_lm, h).float() / policy.temperature).log_softmax(-1)
+        probs = log_probs.exp()
+        logp.append(log_probs.gather(-1, y[:, None])[:, 0])
+        entropy.append(-(probs * log_probs).sum(-1))
+        branching.append(_smallest_set(probs, mass))
+    return torch.cat(logp), torch.cat(entropy), torch.cat(branching)
+
+
+def _smallest_set(probs: Tensor, mass: float) -> Tensor:
+    """(N,) how many of the most probable of (N, V) hold `mass`. A few nearly always do, so few are sorted at first."""
+    size, count = probs.new_zeros(len(probs)), 32
+    open_rows = torch.arange(len(probs), device=probs.device)
+    while len(open_rows):
+        count = min(count, probs.shape[-1])
+        sums = probs[open_rows].topk(count, sorted=True).values.cumsum(-1)
+        size[open_rows] = ((sums < mass).sum(-1) + 1).clamp(max=count).to(size.dtype)
+        if count == probs.shape[-1]:
+            break
+        open_rows, count = open_rows[sums[:, -1] < mass], count * 16
+    return size

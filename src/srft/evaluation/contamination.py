@@ -1,0 +1,132 @@
+"""Do training prompts contain benchmark problems? The overlap of their word n-grams says so."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from srft.data import Problem, load_problems
+from srft.errors import SrftError
+from srft.evaluation.benchmarks import choose
+from srft.evaluation.load import load_benchmark
+
+N = 13  # words of an n-gram; a shorter problem counts only where a training prompt is word for word the same
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What of one benchmark stands in the training prompts.
+
+    Args:
+        problems: of the benchmark.
+        flagged: problems of which at least one n-gram is found in a training prompt.
+        half: those of which at least half of the n-grams are found in a single one.
+        exact: those that a training prompt repeats word for word.
+        n: words of an n-gram.
+        worst: the most covered: number in the benchmark, share of its n-grams, where the training prompt stands.
+    """
+
+    problems: int
+    flagged: int
+    half: int
+    exact: int
+    n: int
+    worst: tuple[tuple[int, float, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def overlap(training: Iterable[Problem], benchmarks: Mapping[str, Sequence[Problem]], n: int = N) -> dict[str, Overlap]:
+    """The overlap of each set of problems with the prompts of `training`, which is read once."""
+    if n < 1:
+        raise SrftError("an n-gram has at least one word", where="--n", fix="Give 8 to 13.")
+    grams: dict[int, set[tuple[str, int]]] = defaultdict(set)  # hash of an n-gram → the problems that hold it
+    whole: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    sizes: dict[tuple[str, int], int] = {}
+    for name, problems in benchmarks.items():
+        for i, problem in enumerate(problems):
+            words = _words(_question(problem))
+            whole[" ".join(words)].append((name, i))
+            found = set(_grams(words, n))
+            sizes[name, i] = len(found)
+            for gram in found:
+                grams[gram].add((name, i))
+    best: dict[tuple[str, int], tuple[float, str]] = {}
+    exact: set[tuple[str, int]] = set()
+    for prompt in training:
+        words = _words(_question(prompt))
+        hits: dict[tuple[str, int], int] = defaultdict(int)
+        for gram in set(_grams(words, n)):
+            for place in grams.get(gram, ()):
+                hits[place] += 1
+        for place in whole.get(" ".join(words), ()) if words else ():
+            exact.add(place)
+            best[place] = (1.0, prompt.where)
+        for place, count in hits.items():
+            share = count / sizes[place]
+            if share > best.get(place, (0.0, ""))[0]:
+                best[place] = (share, prompt.where)
+    return {name: _summary(name, len(problems), best, exact, n) for name, problems in benchmarks.items()}
+
+
+def contamination(
+    training: str,
+    benchmarks: str,
+    *,
+    split: str = "train",
+    data_dir: Path | None = None,
+    n: int = N,
+) -> dict[str, Overlap]:
+    """The overlap of a training set (whatever `data.path` of a recipe takes) with benchmarks."""
+    choices = choose(benchmarks)
+    prompts = load_problems(training, split=split)
+    return overlap(prompts, {c.name: load_benchmark(c, data_dir=data_dir)[0] for c in choices}, n)
+
+
+def show(console: Console, found: Mapping[str, Overlap]) -> None:
+    """A line a benchmark, then the most covered problems."""
+    table = Table(box=None, pad_edge=False)
+    for i, name in enumerate(("benchmark", "problems", "any n-gram", "half of them", "word for word")):
+        table.add_column(name, justify="right" if i else "left")
+    for name, o in found.items():
+        table.add_row(name, str(o.problems), str(o.flagged), str(o.half), str(o.exact))
+    console.print(table)
+    for name, o in found.items():
+        for number, share, where in o.worst:
+            console.print(f"{name} {number}: {share:.0%} in {where}", markup=False, highlight=False)
+
+
+def _summary(
+    name: str, problems: int, best: Mapping[tuple[str, int], tuple[float, str]], exact: set[tuple[str, int]], n: int
+) -> Overlap:
+    mine = sorted(
+        ((i, share, where) for (benchmark, i), (share, where) in best.items() if benchmark == name),
+        key=lambda item: (-item[1], item[0]),
+    )
+    copies = sum(benchmark == name for benchmark, _ in exact)
+    return Overlap(problems, len(mine), sum(share >= 0.5 for _, share, _ in mine), copies, n, tuple(mine[:EXAMPLES]))
+
+
+def _question(problem: Problem) -> str:
+    """The question alone: a system message is in every prompt, and options stand in another order in every file."""
+    text = problem.prompt
+    if not isinstance(text, str):
+        text = "\n".join(m["content"] for m in text if m["role"] != "system")
+    return text.split("\n\nA. ")[0] if problem.metadata.get("options") else text
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def _grams(words: Sequence[str], n: int) -> Iterable[int]:
+    return (hash(tuple(words[i : i + n])) for i in range(len(words) - n + 1))

@@ -1,0 +1,103 @@
+"""Metrics: avg@k, pass@k and maj@k over sets of problems, with intervals over problems."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+from statistics import fmean
+from typing import Any, Protocol
+
+import numpy as np
+
+from srft.errors import SrftError
+from srft.seed import derive_seed
+
+RESAMPLES = 10_000  # of the bootstrap
+SUBSETS = 1000  # of a problem's samples that stand for all of them where there are more
+
+
+class Graded(Protocol):
+    """A sampled and graded response, of the problem at `slot`."""
+
+    @property
+    def slot(self) -> int: ...
+    @property
+    def grade(self) -> Any: ...
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+    @property
+    def finished(self) -> bool: ...
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that at least one of k samples is right, unbiased from n ≥ k samples: 1 − C(n−c, k) / C(n, k)."""
+    if not 1 <= k <= n or not 0 <= correct <= n:
+        raise SrftError(f"pass@{k} needs 1 <= k <= n and 0 <= correct <= n; got n={n}, correct={correct}")
+    return 1 - comb(n - correct, k) / comb(n, k)
+
+
+def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> float:
+    """The chance that the most frequent answer of k of the n samples is right, over the subsets of k samples (over
+    `SUBSETS` drawn ones where there are more). None does not vote; a tie is drawn by lot.
+
+    Args:
+        answers: (n,) what each sample answered; equal strings vote together.
+        right: (n,) which are right; right ones vote together however they are written.
+    """
+    n = len(answers)
+    if not 1 <= k <= n or len(right) != n:
+        raise SrftError(f"maj@{k} needs 1 <= k <= n answers; got n={n}")
+    votes = [None if a is None and not r else (r, "" if r else a) for a, r in zip(answers, right, strict=True)]
+    if comb(n, k) <= SUBSETS:
+        subsets: Any = combinations(range(n), k)
+    else:
+        generator = np.random.default_rng(derive_seed(seed, "maj", n, k))
+        subsets = (generator.choice(n, k, replace=False) for _ in range(SUBSETS))
+    return fmean(_majority([votes[i] for i in subset]) for subset in subsets)
+
+
+def _majority(votes: Sequence[tuple[bool, str | None] | None]) -> float:
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return 0.0
+    most = max(counts.values())
+    winners = [is_right for (is_right, _), count in counts.items() if count == most]
+    return sum(winners) / len(winners)
+
+
+def bootstrap(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of the mean of `values` (one a problem) over resampled problems."""
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        raise SrftError("no problem to resample", where="bootstrap", fix="Evaluate at least one.")
+    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
+    size = max(1, 2_000_000 // len(array))  # resamples at once: a benchmark of 12,000 problems fits in memory
+    means = np.concatenate(
+        [
+            array[generator.integers(len(array), size=(min(size, RESAMPLES - done), len(array)))].mean(axis=1)
+            for done in range(0, RESAMPLES, size)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(responses: Sequence[Graded], k: int) -> dict[str, float]:
+    """avg@k, pass@k, the mean length (tokens), the share cut at the limit and of each verdict but right and wrong."""
+    by_problem = defaultdict(list)
+    for response in responses:
+        by_problem[response.slot].append(response.grade)
+    verdicts = Counter(r.grade.verdict.value for r in responses)
+    return {
+        "problems": len(by_problem),
+        f"avg@{k}": fmean(fmean(g.score for g in grades) for grades in by_problem.values()),
+        f"pass@{k}": fmean(
+            pass_at_k(len(grades), sum(g.score >= 1 for g in grades), k) for grades in by_problem.values()
+        ),
+        "response_length": fmean(len(r.token_ids) for r in responses),
+        "unfinished": fmean(not r.finished for r in responses),
+        "unparsable": verdicts["unparsable"] / len(responses),
+        "timeout": verdicts["timeout"] / len(responses),
+    }

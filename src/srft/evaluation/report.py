@@ -1,0 +1,168 @@
+"""Results as a table on the terminal, JSON, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from srft.evaluation.records import replace
+
+Cells = Sequence[str]
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """results.json, results.csv (a line a benchmark) and results.md."""
+    replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    replace(folder / "results.csv", _csv(results))
+    replace(folder / "results.md", markdown(results))
+
+
+def show(console: Console, results: Mapping[str, Any]) -> None:
+    """Print the tables."""
+    if not console.is_terminal:  # a log has no width that a table would have to fit
+        console = Console(file=console.file, width=250)
+    for title, head, body in tables(results):
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+        console.print()
+    for note in notes(results):
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The same tables in Markdown, with the settings above them."""
+    settings = results["settings"]
+    lines = [
+        f"{settings['model']}: {_how(settings)}. Scores in percent with 95 % intervals over problems (bootstrap).",
+        "",
+    ]
+    for title, head, body in tables(results):
+        lines += [f"**{title}**", "", _pipe(head), _pipe(["---", *["---:"] * (len(head) - 1)]), *map(_pipe, body), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes(results)), ""])
+
+
+def tables(results: Mapping[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
+    """Title, head and rows of each table: the scores, what the responses are like, then one a comparison."""
+    benchmarks: Mapping[str, Any] = results["benchmarks"]
+    found: list[tuple[str, Cells, list[Cells]]] = [
+        (
+            f"{results['settings']['model']}, protocol {results['settings']['protocol']['name']}",
+            ["benchmark", "problems", "n", "avg@n", "pass@n", "maj@n"],
+            [_scores(name, b) for name, b in benchmarks.items()],
+        ),
+        (
+            "responses",
+            ["benchmark", "tokens", "cut", "no answer", "answers", "entropy", "RBF", "perplexity"],
+            [_responses(name, b) for name, b in benchmarks.items()],
+        ),
+    ]
+    for comparison in results.get("against", []):
+        names = [n for n in benchmarks if any(n in cells for cells in comparison["rows"].values())]
+        body: list[Cells] = [
+            [row, *(_cell(cells.get(name)) for name in names), _mean(cells)]
+            for row, cells in comparison["rows"].items()
+        ]
+        if body:
+            found.append((f"against {comparison['title']} (ours less theirs)", ["", *names, "mean"], body))
+    return found
+
+
+def notes(results: Mapping[str, Any]) -> list[str]:
+    """What a reader must know beside the numbers."""
+    found = []
+    for name, b in results["benchmarks"].items():
+        if b["problems"] < b["source"]["rows"]:
+            found.append(f"{name}: the first {b['problems']} of {b['source']['rows']} problems.")
+        if b.get("bad_gold"):
+            found.append(f"{name}: {b['bad_gold']} ground truths do not grade as equal to themselves.")
+        if b.get("timeout"):
+            found.append(f"{name}: {b['timeout']:.1%} of the answers took too long to grade and count as wrong.")
+        if overlap := b.get("contamination"):
+            found.append(
+                f"{name}: {overlap['flagged']} of {b['problems']} problems share {overlap['n']}-grams with training "
+                f"prompts, {overlap['exact']} are among them word for word."
+            )
+    for comparison in results.get("against", []):
+        if comparison["note"] and comparison["rows"]:
+            found.append(f"{comparison['title']}: {comparison['note']}.")
+        if not comparison["rows"]:
+            found.append(f"{comparison['title']}: nothing in common with this evaluation.")
+    return found
+
+
+def _scores(name: str, b: Mapping[str, Any]) -> Cells:
+    n = b["samples"]
+    return [
+        name, str(b["problems"]), str(n), _percent(b["avg"], b["avg_ci"]), _percent(b[f"pass@{n}"], b["pass_ci"]),
+        _percent(b[f"maj@{n}"], b["maj_ci"]) if f"maj@{n}" in b else "–",
+    ]  # fmt: skip
+
+
+def _responses(name: str, b: Mapping[str, Any]) -> Cells:
+    return [
+        name, f"{b['response_length']:.0f}", f"{b['truncated']:.1%}", f"{b['no_answer']:.1%}",
+        *(f"{b[key]:.{digits}f}" if key in b else "–"
+          for key, digits in (("distinct_answers", 2), ("entropy", 3), ("rbf", 2), ("perplexity", 2))),
+    ]  # fmt: skip
+
+
+def _percent(value: float, interval: Sequence[float]) -> str:
+    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    interval = cell.get("difference_ci")
+    return f"{cell['score']:.1f} ({cell['difference']:+.1f}" + (
+        f" [{interval[0]:+.1f}, {interval[1]:+.1f}])" if interval else ")"
+    )
+
+
+def _mean(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    score, difference = (sum(c[key] for c in cells.values()) / len(cells) for key in ("score", "difference"))
+    return f"{score:.1f} ({difference:+.1f})"
+
+
+def _how(settings: Mapping[str, Any]) -> str:
+    p = settings["protocol"]
+    return (
+        f"protocol {p['name']}, template {p['template']}, temperature {p['temperature']:g}, top-p {p['top_p']:g}, "
+        f"at most {p['max_response_length']} tokens, seed {settings['seed']}"
+    )
+
+
+def _pipe(cells: Cells) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _csv(results: Mapping[str, Any]) -> str:
+    rows = [{"benchmark": name, **_plain(b)} for name, b in results["benchmarks"].items()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _plain(b: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers alone, intervals as two columns, and where the problems came from."""
+    found: dict[str, Any] = {}
+    for key, value in b.items():
+        if key.endswith("_ci"):
+            found |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+        elif isinstance(value, int | float):
+            found[key] = value
+    return found | {"unsolved": len(b["unsolved"]), "source": b["source"]["place"], "sha256": b["source"]["sha256"]}

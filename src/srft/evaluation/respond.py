@@ -1,0 +1,120 @@
+"""The model under evaluation: it answers problems, its answers are graded and looked at token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from srft.data import Problem, Prompt
+from srft.errors import SrftError
+from srft.evaluation import ifeval
+from srft.evaluation.records import Record
+from srft.policy import Pair, Policy, cut, token_statistics
+from srft.rollout import Sample, Sampler
+from srft.seed import derive_seed
+from srft.verify import Verifier
+from srft.verify.answer import answer_of
+
+STATISTICS_TOKENS = 16384  # padded tokens of one forward pass
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a benchmark is sampled: responses of a problem, temperature, top-p, tokens, and what seeds them."""
+
+    name: str
+    n: int
+    temperature: float
+    top_p: float
+    max_response_length: int
+    seed: int
+
+
+class Responder:
+    """Samples, grades and measures.
+
+    Args:
+        policy: for entropy, branching factor and perplexity, of the model's own distribution (temperature 1); None
+            leaves them out.
+        tokenizer: the model's.
+    """
+
+    def __init__(
+        self, sampler: Sampler, verifier: Verifier, tokenizer: Any, policy: Policy | None, pad_token_id: int
+    ) -> None:
+        self.sampler, self.verifier, self.tokenizer = sampler, verifier, tokenizer
+        self.policy, self.pad_token_id = policy, pad_token_id
+
+    def respond(self, prompts: Sequence[tuple[int, Prompt]], draw: Draw) -> list[Record]:
+        """`draw.n` records of each (number in the benchmark, prompt), in their order. What is drawn for a problem
+        depends on the seed, the benchmark and its number alone."""
+        groups = self.sampler.sample(
+            [prompt.ids for _, prompt in prompts],
+            n=draw.n,
+            seeds=[derive_seed(draw.seed, "evaluation", draw.name, number) for number, _ in prompts],
+            max_new_tokens=draw.max_response_length,
+            temperature=draw.temperature,
+            top_p=draw.top_p,
+        )
+        drawn = [(n, p, slot, s) for (n, p), group in zip(prompts, groups, strict=True) for slot, s in enumerate(group)]
+        texts = [self.tokenizer.decode(s.token_ids, skip_special_tokens=True) for *_, s in drawn]
+        scores = self._grade([(p.problem, p.opening + x) for (_, p, _, _), x in zip(drawn, texts, strict=True)])
+        looks = self._look([(p, s) for _, p, _, s in drawn])
+        return [
+            {
+                "problem": number, "sample": slot, "prompt": prompt.problem.prompt, "gold": prompt.problem.answer,
+                "response": text, "answer": answer_of(prompt.opening + text), "tokens": len(sample.token_ids),
+                "finished": sample.finished, **score, **look,
+            }
+            for (number, prompt, slot, sample), text, score, look in zip(drawn, texts, scores, looks, strict=True)
+        ]  # fmt: skip
+
+    def _grade(self, items: Sequence[tuple[Problem, str]]) -> list[Record]:
+        if items and items[0][0].verifier == "ifeval":
+            return [ifeval.score(problem.metadata, text) for problem, text in items]
+        return [{"score": g.score, "verdict": g.verdict.value} for g in self.verifier.grade(items)]
+
+    @torch.no_grad()
+    def _look(self, items: Sequence[tuple[Prompt, Sample]]) -> list[Record]:
+        """Means over the tokens of each response: entropy (nats), branching factor, log π."""
+        if self.policy is None:
+            return [{} for _ in items]
+        pairs = [Pair(prompt.ids, sample.token_ids, row) for row, (prompt, sample) in enumerate(items)]
+        count = torch.tensor([max(len(s.token_ids), 1) for _, s in items], dtype=torch.float64)
+        sums = torch.zeros(3, len(items), dtype=torch.float64)
+        device = next(self.policy.parameters()).device
+        for batch in cut([p for p in pairs if p.response], STATISTICS_TOKENS, self.pad_token_id):
+            for total, values in zip(sums, token_statistics(self.policy, batch.to(device)), strict=True):
+                total.index_add_(0, batch.row, values.double().cpu())
+        logp, entropy, branching = (sums / count).tolist()
+        return [
+            {"entropy": round(h, 5), "rbf": round(b, 4), "logp": round(p, 5)}
+            for p, h, b in zip(logp, entropy, branching, strict=True)
+        ]
+
+
+def stop_tokens(tokenizer: Any, model: Any) -> set[int]:
+    """Whatever ends a response: the tokenizer's EOS and those of the model's generation config."""
+    also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}
+
+
+def check_gold(verifier: Verifier, problems: Sequence[Problem]) -> int:
+    """How many problems' own answers do not grade as right: no response could be.
+
+    Raises:
+        SrftError: the grader is unknown, or none would be right.
+    """
+    if not problems or problems[0].verifier == "ifeval":
+        return 0
+    bad = verifier.self_check(problems)
+    if len(bad) == len(problems):
+        raise SrftError(
+            f"no answer grades as equal to itself, '{bad[0].answer}' among them",
+            where=bad[0].where,
+            fix=f"The grader '{bad[0].verifier}' is not for this benchmark.",
+        )
+    return len(bad)
