@@ -1,15 +1,18 @@
-"""pass@k against counting."""
+"""pass@k and maj@k against counting, the bootstrap against what is known, a benchmark's scores by hand."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from math import exp
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from srft.errors import SrftError
-from srft.evaluation import pass_at_k
+from srft.evaluation import bootstrap, maj_at_k, pass_at_k
+from srft.evaluation.score import score, unsolved, written
 
 
 @given(st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -22,3 +25,82 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(sizes: tuple[int, in
 def test_pass_at_k_refuses_too_few_samples() -> None:
     with pytest.raises(SrftError):
         pass_at_k(4, 2, 8)
+
+
+def majority_by_counting(votes: list[str | None], gold: str, k: int) -> float:
+    """Over every subset: 1 if gold leads alone, a share of a tie, 0 if another leads or none voted."""
+    total, count = 0.0, 0
+    for subset in combinations(votes, k):
+        count += 1
+        tally = {v: subset.count(v) for v in subset if v is not None}
+        leaders = [v for v, c in tally.items() if c == max(tally.values())]
+        total += (gold in leaders) / len(leaders) if leaders else 0
+    return total / count
+
+
+@given(
+    st.lists(st.sampled_from(["1", "2", "3", None]), min_size=1, max_size=7).flatmap(
+        lambda votes: st.tuples(st.just(votes), st.integers(1, len(votes)))
+    )
+)
+def test_maj_at_k_is_the_share_of_subsets_that_vote_right(case: tuple[list[str | None], int]) -> None:
+    votes, k = case
+    assert maj_at_k(votes, [v == "1" for v in votes], k) == pytest.approx(majority_by_counting(votes, "1", k))
+
+
+def test_right_answers_vote_together_however_they_are_written() -> None:
+    assert maj_at_k(["1/2", "0.5", "3", "3"], [True, True, False, False], 4) == 0.5
+    assert maj_at_k(["1/2", "0.5", "3", "4"], [True, True, False, False], 4) == 1
+
+
+def test_maj_at_k_draws_subsets_where_there_are_many() -> None:
+    votes = ["1"] * 20 + ["2"] * 12
+    right = [v == "1" for v in votes]
+    assert maj_at_k(votes, right, 32) == 1
+    assert maj_at_k(votes, right, 1) == pytest.approx(20 / 32)
+    assert maj_at_k(votes, right, 8) == maj_at_k(votes, right, 8)
+    assert maj_at_k(votes, right, 16) > maj_at_k(votes, right, 4) > 20 / 32
+
+
+def test_bootstrap_is_the_normal_interval_for_many_problems() -> None:
+    values = [1.0] * 300 + [0.0] * 700
+    low, high = bootstrap(values)
+    error = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
+    assert low == pytest.approx(0.3 - error, abs=0.003)
+    assert high == pytest.approx(0.3 + error, abs=0.003)
+    assert bootstrap(values) == (low, high)
+    assert bootstrap([0.5]) == (0.5, 0.5)
+    with pytest.raises(SrftError):
+        bootstrap([])
+
+
+def record(score: float, answer: str | None, **more: Any) -> dict[str, Any]:
+    return {
+        "score": score, "answer": answer, "verdict": "unparsable" if answer is None else "right" if score else "wrong",
+        "tokens": 10, "finished": True, "entropy": 0.5, "rbf": 2.0, "logp": -0.5, **more,
+    }  # fmt: skip
+
+
+def test_scores_of_a_benchmark_by_hand() -> None:
+    groups = {
+        0: [record(1, "7"), record(1, "7.0"), record(0, "8"), record(0, None, finished=False)],
+        1: [record(0, "x"), record(0, " $X$"), record(0, "y"), record(0, "y", tokens=30, entropy=1.5)],
+    }
+    found = score(groups)
+    assert (found["problems"], found["samples"], found["avg"]) == (2, 4, 0.25)
+    assert found["pass@1"] == 0.25
+    assert found["pass@2"] == pytest.approx((1 - 1 / 6) / 2)
+    assert found["pass@4"] == found["maj@4"] == 0.5
+    assert found["unsolved"] == [1]
+    assert found["distinct_answers"] == 2
+    assert found["truncated"] == found["no_answer"] == 1 / 8
+    assert found["response_length"] == 100 / 8
+    assert found["entropy"] == pytest.approx((70 * 0.5 + 30 * 1.5) / 100)
+    assert found["perplexity"] == pytest.approx(exp(0.5))
+    assert unsolved(groups, 4) == {1}
+    assert unsolved({0: groups[0][::-1]}, 2) == {0}
+
+
+@pytest.mark.parametrize(("answer", "form"), [("1,000", "1000"), ("2.50", "5/2"), (" \\,A ", "a"), (None, None)])
+def test_equal_answers_are_written_alike(answer: str | None, form: str | None) -> None:
+    assert written(answer) == form

@@ -29,7 +29,8 @@ def show(console: Console, results: Mapping[str, Any]) -> None:
     if not console.is_terminal:  # a log has no width that a table would have to fit
         console = Console(file=console.file, width=250)
     for title, head, body in tables(results):
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        console.print(title, style="bold", markup=False, highlight=False)
+        table = Table(box=None, pad_edge=False)
         for i, name in enumerate(head):
             table.add_column(name, justify="right" if i else "left")
         for row in body:

@@ -79,7 +79,7 @@ def arc(row: Row) -> Question:
         return row["question"], list(row["choices"]["text"]), labels.index(row["answerKey"])
     text = next(message["content"] for message in row["prompt"] if message["role"] == "user")
     question, *parts = re.split(r"^([A-E1-5])\) ", text, flags=re.MULTILINE)
-    return question, parts[1::2], parts[0::2].index(row["reward_model"]["ground_truth"])
+    return question, [option.strip() for option in parts[1::2]], parts[0::2].index(row["reward_model"]["ground_truth"])
 
 
 def gpqa(row: Row) -> Question:

@@ -1,0 +1,64 @@
+"""Overlap of training prompts with benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from srft.cli import app
+from srft.data import Problem
+from srft.errors import SrftError
+from srft.evaluation.contamination import contamination, overlap
+from tests.conftest import shared
+
+LONG = "A farmer has seventeen sheep and all but nine of them run away, how many sheep are left on the farm?"
+
+
+def test_copies_parts_and_strangers_are_told_apart() -> None:
+    training = [
+        Problem(LONG.upper().replace(",", " —"), where="t:0"),
+        Problem("What is 2 + 3?", where="t:1"),
+        Problem(" ".join(LONG.split()[:14]) + " and then something else happens to them", where="t:2"),
+    ]
+    strange = "Once upon a time a boat with twelve sailors went to sea in the rain and wind and did not return at all"
+    benchmark = [Problem(LONG), Problem(strange), Problem("What is 2 + 3?"), Problem("What is 2 + 4?")]
+    found = overlap(training, {"b": benchmark})["b"]
+    assert (found.problems, found.flagged, found.half, found.exact) == (4, 2, 2, 2)
+    assert found.worst == ((0, 1.0, "t:0"), (2, 1.0, "t:1"))
+    part = overlap(training[2:], {"b": benchmark})["b"]
+    assert (part.flagged, part.half, part.exact) == (1, 0, 0)
+    assert part.worst[0][2] == "t:2"
+
+
+def test_a_system_message_and_the_order_of_options_do_not_count() -> None:
+    system = {
+        "role": "system",
+        "content": "Think step by step about each of the following questions before you answer it.",
+    }
+    training = [Problem((system, {"role": "user", "content": LONG}))]
+    options = Problem(f"{LONG}\n\nA. nine\nB. eight", "A", metadata={"options": ["nine", "eight"]})
+    assert overlap(training, {"b": [options]})["b"].exact == 1
+    assert overlap([Problem((system, {"role": "user", "content": "Hello?"}))], {"b": [options]})["b"].flagged == 0
+
+
+def test_the_command_line_says_it_in_json(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text(json.dumps({"problem": LONG, "answer": "9"}) + "\n")
+    arguments = ["contamination", str(file), "--benchmarks", str(file), "--json"]
+    found = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert json.loads(found.output)["train"]["exact"] == 1
+    assert "word for word" in CliRunner().invoke(app, arguments[:-1], catch_exceptions=False).output
+    with pytest.raises(SrftError):
+        contamination(str(file), str(file), n=0)
+
+
+def test_real_training_data_has_no_copy_of_math500() -> None:
+    train = shared("data/deepscaler_train_math.json")
+    found = contamination(str(train), "math500", data_dir=train.parent)
+    assert found["math500"].exact == 0
+    assert (
+        contamination(str(train.parent / "math500.jsonl"), "math500:20", data_dir=train.parent)["math500"].exact == 20
+    )

@@ -1,0 +1,176 @@
+"""`srft eval` from end to end on the embedded model: killed and resumed, by two processes, compared, reported."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from srft.cli import app
+from srft.errors import SrftError
+from srft.evaluation.records import RecordFile
+from srft.evaluation.run import evaluate
+from srft.evaluation.settings import Options
+from tests.conftest import shared
+
+TEST, OOD = "srft:arithmetic/test.jsonl", "srft:arithmetic/ood.jsonl"
+SETTINGS = ["--template", "chat", "--max-length", "64", "--temperature", "1", "--samples", "4", "--max-batch", "8"]
+
+
+def options(out: Path, benchmarks: str = f"{TEST}:6", **more: Any) -> Options:
+    defaults = {"template": "chat", "max_length": 64, "temperature": 1.0, "samples": 4, "max_batch": 8}
+    return Options("srft:model", benchmarks, out=out, **{**defaults, **more})
+
+
+def eval_command(out: Path, benchmarks: str) -> list[str]:
+    return ["-m", "srft", "eval", "srft:model", "--benchmarks", benchmarks, *SETTINGS, "--out", str(out)]
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def sampled(file: Path) -> list[dict[str, Any]]:
+    """What was drawn and how it was graded, without what a batch's shape changes in the last digit."""
+    return [{k: v for k, v in row.items() if k not in ("entropy", "rbf", "logp")} for row in rows(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation that nothing disturbed."""
+    out = tmp_path_factory.mktemp("eval") / "whole"
+    evaluate(options(out, f"{TEST}:40,{OOD}:6"))
+    return out
+
+
+def test_the_command_line_reports(tmp_path: Path) -> None:
+    runner, out = CliRunner(), tmp_path / "e"
+    found = runner.invoke(
+        app,
+        ["eval", "srft:model", "--benchmarks", f"{TEST}:4", *SETTINGS, "--out", str(out), "--against", "srft-table2",
+         "--training-data", TEST],
+        catch_exceptions=False,
+    )  # fmt: skip
+    for words in ("avg@n", "maj@n", "RBF", "the first 4 of 200 problems", "nothing in common", "share 13-grams"):
+        assert words in found.output
+    results = json.loads((out / "results.json").read_text())
+    scores = results["benchmarks"]["test"]
+    assert (scores["problems"], scores["samples"], scores["contamination"]["exact"]) == (4, 4, 4)
+    assert {"avg", "avg_ci", "pass@1", "pass@2", "pass@4", "maj@4", "entropy", "rbf", "perplexity"} <= set(scores)
+    assert len(rows(out / "test.jsonl")) == 16
+    assert {"prompt", "response", "answer", "gold", "score", "verdict"} <= set(rows(out / "test.jsonl")[0])
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert float(table[0]["avg"]) == scores["avg"]
+    assert "| test | 4 | 4 |" in (out / "results.md").read_text()
+    assert "srft" in results["versions"]
+    again = runner.invoke(app, ["eval", "srft:model", "--benchmarks", f"{TEST}:4", *SETTINGS, "--out", str(out)])
+    assert "of 4 problems," not in again.output  # all is there: nothing is sampled
+    assert json.loads((out / "results.json").read_text())["benchmarks"]["test"]["avg"] == scores["avg"]
+
+
+def test_killed_it_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
+    out, benchmarks = tmp_path / "killed", f"{TEST}:40,{OOD}:6"
+    file = out / "test.jsonl"
+    process = subprocess.Popen([sys.executable, *eval_command(out, benchmarks)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (file.exists() and file.stat().st_size > 2000):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    with file.open("a") as cut:
+        cut.write('{"problem": 39, "sample": 0, "sco')  # as a kill in the middle of a write leaves it
+    before = RecordFile(out, "test", 4).read()
+    assert 0 < len(before) < 40
+    marked = "".join(json.dumps({**r, "mark": 1}) + "\n" for group in before.values() for r in group)
+    file.write_text(marked + '{"problem": 39, "sample": 0, "sco')
+
+    results = evaluate(options(out, benchmarks))
+    after = rows(file)
+    assert [(r["problem"], r["sample"]) for r in after] == [(p, s) for p in range(40) for s in range(4)]
+    assert {r["problem"] for r in after if "mark" in r} == set(before)  # not one of them was sampled again
+    for row in after:
+        row.pop("mark", None)
+    whole = json.loads((finished / "results.json").read_text())
+    assert results["benchmarks"]["test"]["avg"] == whole["benchmarks"]["test"]["avg"]
+    file.write_text("".join(json.dumps(r) + "\n" for r in after))
+    assert sampled(file) == sampled(finished / "test.jsonl")
+    assert sampled(out / "ood.jsonl") == sampled(finished / "ood.jsonl")
+    for key in ("pass@4", "maj@4", "avg_ci", "unsolved", "response_length", "truncated", "distinct_answers"):
+        assert results["benchmarks"]["ood"][key] == pytest.approx(whole["benchmarks"]["ood"][key])
+
+
+def test_two_processes_draw_what_one_does(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *launch, *eval_command(out, f"{TEST}:40,{OOD}:6")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in finished.iterdir())
+    ours, theirs = (json.loads((f / "results.json").read_text())["benchmarks"] for f in (out, finished))
+    for name in ("test", "ood"):
+        assert sampled(out / f"{name}.jsonl") == sampled(finished / f"{name}.jsonl")
+        for key, value in theirs[name].items():
+            if key not in ("source", "metric", "contamination"):
+                assert ours[name][key] == pytest.approx(value, rel=1e-4), key
+
+
+def test_another_setting_does_not_mix_in(finished: Path) -> None:
+    benchmarks = f"{TEST}:40,{OOD}:6"
+    for change, words in (({"temperature": 0.5}, "protocol"), ({"seed": 1}, "seed"), ({"samples": 2}, "protocol")):
+        with pytest.raises(SrftError, match=words):
+            evaluate(options(finished, benchmarks, **change))
+    with pytest.raises(SrftError, match="test with problems 40, not 39"):
+        evaluate(options(finished, f"{TEST}:39"))
+
+
+def test_against_another_evaluation(finished: Path, tmp_path: Path) -> None:
+    results = evaluate(options(tmp_path / "small", f"{TEST}:6", max_length=48, against=str(finished)))
+    cell = results["against"][0]["rows"]["srft:model"]["test"]
+    assert cell["problems"] == 6
+    assert cell["difference_ci"][0] <= cell["difference"] <= cell["difference_ci"][1]
+    assert 0 <= cell["unsolved_overlap"] <= 1
+    assert "ood" not in results["against"][0]["rows"]["srft:model"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_length": 100_000}, "--max-length"),
+        ({"against": "srft-table9"}, "Did you mean 'srft-table"),
+        ({"against": "srft-table2:SRTF"}, "Did you mean 'SRFT'"),
+        ({"precision": "fp8"}, "--precision"),
+        ({"protocol": "srtf"}, "Did you mean 'srft'"),
+        ({"engine": "vlm"}, "rollout.engine"),
+        ({"benchmarks": "nothing.jsonl"}, "no such file"),
+    ],
+)
+def test_bad_options_are_told_before_the_model_is_loaded(
+    tmp_path: Path, change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srft.evaluation.run.load_model", lambda *a, **k: pytest.fail("loaded the model"))
+    with pytest.raises(SrftError, match=words):
+        evaluate(options(tmp_path / "e", **{"benchmarks": f"{TEST}:2", **change}))
+
+
+def test_real_benchmarks_run_against_the_papers(tmp_path: Path) -> None:
+    data = shared("data/math500.jsonl").parent
+    results = evaluate(
+        options(tmp_path, "math500:2,gsm8k:2", data_dir=data, max_length=8, samples=1, against="srft-table2:SRFT")
+    )
+    assert results["against"][0]["rows"]["SRFT"]["math500"]["score"] == 89.8
+    assert results["benchmarks"]["gsm8k"]["source"]["rows"] == 1319
