@@ -1,0 +1,101 @@
+"""Our scores beside lm-eval's own on the same responses, and the alignment tax through it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srft.errors import SrftError
+from srft.evaluation import Choice, ifeval, load_benchmark
+from srft.evaluation.tax import TAXES, alignment_tax, run_tasks
+from srft.verify import Verifier
+from tests.conftest import shared
+
+
+def needs_lm_eval() -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-eval (extra `lm-eval`)")
+
+
+def test_an_unknown_task_and_a_missing_package_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SrftError, match="Did you mean 'gsm8k'"):
+        alignment_tax("srft:model", ["gsm9k"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SrftError, match="lm-eval"):
+        alignment_tax("srft:model", ["gsm8k"])
+    with pytest.raises(SrftError, match="lm_eval"):
+        ifeval.check([])
+
+
+def test_ifeval_is_lm_evals_own() -> None:
+    needs_lm_eval()
+    row = {
+        "key": 1, "prompt": "p", "instruction_id_list": ["punctuation:no_comma", "detectable_format:title"],
+        "kwargs": [{"num_words": None}, {}],
+    }  # fmt: skip
+    both = ifeval.score(row, "<<A title>>\nno commas here")
+    assert (both["score"], both["strict"], both["instructions_loose"]) == (1.0, True, [True, True])
+    one = ifeval.score(row, "<<A title>>\none, comma\n<<A title>>\nand, more\nof, them")
+    assert (one["score"], one["instructions_loose"]) == (0.0, [False, True])
+    loose = ifeval.score(row, "Sure, here it is:\n<<A title>>\nno commas here")
+    assert (loose["score"], loose["strict"]) == (1.0, False)
+    assert ifeval.score(row, "<think>\nwell, so</think>\n<<A title>>")["strict"]
+    assert ifeval.score(row, "<think>\nnever ends")["score"] == 0
+
+
+def test_gsm8k_is_scored_as_lm_eval_scores_it() -> None:
+    needs_lm_eval()
+    from lm_eval.api.model import LM
+
+    file = shared("data/gsm8k_test.jsonl")
+    problems, _ = load_benchmark(Choice("gsm8k", 40), data_dir=file.parent)
+    texts = [f"Let me see.\nThe answer is \\boxed{{{_disturbed(p.answer, i)}}}." for i, p in enumerate(problems)]
+
+    class Canned(LM):
+        """Answers the documents in their order."""
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            return [texts[request.doc_id] for request in requests]
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            raise NotImplementedError
+
+        loglikelihood_rolling = loglikelihood
+
+    theirs = run_tasks(Canned(), ["gsm8k"], limit=40, data_dir=file.parent)["gsm8k"]
+    with Verifier(workers=1) as verifier:
+        ours = [g.score for g in verifier.grade(list(zip(problems, texts, strict=True)))]
+    assert theirs["documents"] == 40
+    assert 100 * sum(ours) / 40 == pytest.approx(theirs["score"]) == pytest.approx(100 * 27 / 40, abs=3)
+
+
+def _disturbed(answer: str, i: int) -> str:
+    return f"{int(answer):,}" if i % 3 == 0 else answer if i % 3 == 1 else str(int(answer) + 1)
+
+
+def test_alignment_tax_of_the_embedded_model(tmp_path: Path) -> None:
+    needs_lm_eval()
+    data = shared("data/mmlu.zip").parent
+    found = alignment_tax("srft:model", ["truthfulqa"], limit=4, data_dir=data, out=tmp_path)
+    assert found["tasks"]["truthfulqa"]["documents"] == 4
+    assert json.loads((tmp_path / "alignment-tax.json").read_text())["lm_eval"]
+
+
+def test_local_files_have_lm_evals_columns_and_counts() -> None:
+    data = shared("data/mmlu.zip").parent
+    counts = {"mmlu": (57, 14042), "cmmlu": (67, 11582), "gsm8k": (1, 1319), "truthfulqa": (1, 817)}
+    for name, (tasks, documents) in counts.items():
+        tax = TAXES[name]
+        assert tax.file
+        assert tax.rows
+        found = tax.rows(data / tax.file)
+        assert len(found) == tasks
+        tested = [row for splits in found.values() for row in splits.get("test", splits.get("validation", ()))]
+        assert len(tested) == documents
+    assert _subject(TAXES["mmlu"].rows, data / "mmlu.zip")["answer"] in range(4)  # type: ignore[arg-type]
+
+
+def _subject(rows: Any, file: Path) -> Any:
+    return rows(file)["mmlu_flan_n_shot_generative_anatomy"]["test"][0]
