@@ -1,7 +1,18 @@
 """The policy: loading it, cutting its batches, its log-probs and entropy."""
 
 from srft.policy.batch import MicroBatch, Pair, cut, pad
-from srft.policy.forward import Policy
+from srft.policy.forward import Critic, Head, Policy
 from srft.policy.load import load_config, load_model, load_tokenizer
 
-__all__ = ["MicroBatch", "Pair", "Policy", "cut", "load_config", "load_model", "load_tokenizer", "pad"]
+__all__ = [
+    "Critic",
+    "Head",
+    "MicroBatch",
+    "Pair",
+    "Policy",
+    "cut",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+    "pad",
+]
