@@ -1,7 +1,8 @@
 """Recipes: one YAML (or dict) that names everything a run is made of, strict about every key.
 
-Layers, later over earlier: the defaults below, the method's preset, what the recipe `extends`, the recipe itself,
-the overrides. A layer that changes `method.name` drops the method options of the layers beneath it.
+Layers, later over earlier: the defaults below, the method's own settings and its preset, what the recipe `extends`, the
+recipe itself, the overrides; in a staged recipe each stage comes on top. A layer that changes `method.name` drops the
+method options of the layers beneath it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from srft.errors import SrftError, did_you_mean
-from srft.objective import Method, get_method
+from srft.objective import Method, Need, get_method
 
 RECIPES = resources.files("srft") / "recipes"
 
@@ -43,6 +44,17 @@ class ModelSection(Section):
     trust_remote_code: bool = False
 
 
+class Selection(Section):
+    """The policy's own graded samples in place of the data's demonstrations, drawn before the stage begins."""
+
+    keep: Literal["correct", "noise", "entropy", "rbf", "noise+rbf", "pairs"] = Field(
+        "correct", description="right samples; with wrong ones among them; highest entropy or branching factor; pairs"
+    )
+    n: int = Field(8, gt=0, description="samples per prompt")
+    top: float = Field(0.5, gt=0, le=1, description="share of a prompt's right samples kept by entropy or rbf")
+    noise: float = Field(0.05, ge=0, lt=1, description="share of wrong samples in what is kept (study §4.2: 0.05)")
+
+
 class DataSection(Section):
     path: str = Field(description="file, `srft:…`, `reasoning-gym:TASK` or hub id")
     split: str = "train"
@@ -52,6 +64,27 @@ class DataSection(Section):
     max_prompt_length: int = Field(1024, gt=0, description="tokens")
     long_demonstrations: Literal["truncate", "drop"] = "truncate"
     bad_answers: Literal["error", "drop"] = Field("error", description="answers that do not grade equal to themselves")
+    selection: Selection | None = None
+
+
+class Hint(Section):
+    """Rollouts begin after the first chunks of the solution (UFT)."""
+
+    chunks: int = Field(5, gt=0)
+    start: float = Field(0.95, ge=0, le=1, description="p of Binomial(chunks, p) at the first step")
+    end: float = Field(0.05, ge=0, le=1)
+    steps: float = Field(
+        0.6, gt=0, le=1, description="share of the steps over which p falls; then no hint (300 of 500)"
+    )
+
+
+class Guidance(Section):
+    """A share of the rollouts has a thought pattern in the prompt (TAPO)."""
+
+    share: float = Field(0.5, gt=0, le=1)
+    library: str | None = Field(
+        None, description="JSONL of conditions and pattern; from the demonstrations if left out"
+    )
 
 
 class RolloutSection(Section):
@@ -63,6 +96,11 @@ class RolloutSection(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_response_length: int = Field(8192, gt=0, description="tokens (SRFT App. B: 8192)")
     max_batch: int = Field(256, gt=0, description="rows decoded together by the transformers engine")
+    refill: int = Field(
+        0, ge=0, description="rounds of further prompts for all-right and all-wrong groups; 0: keep them"
+    )
+    hint: Hint | None = None
+    guidance: Guidance | None = None
 
 
 class VerifySection(Section):
@@ -82,8 +120,33 @@ class MethodSection(Section):
         return dict(self.model_extra or {})
 
 
+class PplShaping(Section):
+    alpha: float = Field(0.01, ge=0)
+
+
+class PositionShaping(Section):
+    alpha: float = Field(0.1, ge=0)
+    steps: tuple[int, int] | None = Field(None, description="after the first to the second; released code: [200, 300]")
+
+
+class AdvantageSection(Section):
+    """Changes to the advantage of rollouts, of any method that has one (exploration study, §4.3)."""
+
+    ppl: PplShaping | None = None
+    position: PositionShaping | None = None
+
+
+class BufferSection(Section):
+    """Prompts whose rollouts all failed: SFT on their demonstrations when there are enough (ReLIFT)."""
+
+    size: int = Field(0, ge=0, description="demonstrations of one update; 0: no buffer (ReLIFT: 128)")
+    lr: float | None = Field(None, gt=0, description="of its own AdamW; optim.lr if left out")
+    method: str = Field("sft", description="what is learnt from them")
+
+
 class OptimSection(Section):
     lr: float = Field(1e-6, gt=0, description="SRFT App. B: 1e-6")
+    auxiliary_lr: float | None = Field(None, gt=0, description="of the critic or the reward model; lr if left out")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
@@ -146,10 +209,35 @@ class Recipe(Section):
     rollout: RolloutSection = RolloutSection()
     verify: VerifySection = VerifySection()
     method: MethodSection = MethodSection()
+    advantage: AdvantageSection = AdvantageSection()
+    buffer: BufferSection = BufferSection()
     optim: OptimSection = OptimSection()
     training: TrainingSection
     evaluation: EvaluationSection = EvaluationSection()
     logging: LoggingSection = LoggingSection()
+    stages: tuple[Recipe, ...] = Field((), description="one after another, each a change to the recipe above")
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """The stages, or the recipe itself where it has none."""
+        return self.stages or (self,)
+
+    @property
+    def title(self) -> str:
+        """What it does, in words of `srft methods`."""
+        return " → ".join(part.method.name for part in self.parts)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method and the shaping of its advantage need."""
+        needs = self.loss.needs(self.method_options)
+        return needs | {"means"} if self.advantage.ppl and "rollouts" in needs else needs
+
+    @property
+    def reads_demonstrations(self) -> bool:
+        """Whether the data must hold demonstrations."""
+        asked = "demonstrations" in self.needs or self.buffer.size > 0
+        return (asked and self.data.selection is None) or self.rollout.hint is not None
 
     @property
     def loss(self) -> Method:
@@ -165,7 +253,7 @@ class Recipe(Section):
     def rollouts_per_prompt(self) -> int:
         """n, less the demonstrations' places where these replace rollouts."""
         replaced = self.rollout.demonstrations if self.rollout.demo_slots == "replace" else 0
-        return self.rollout.n - replaced if "demonstrations" in self.loss.needs(self.method_options) else self.rollout.n
+        return self.rollout.n - replaced if "demonstrations" in self.needs else self.rollout.n
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -197,7 +285,21 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     tree = _read(source)
     for text in overrides:
         tree = _merge(tree, _override(text))
-    tree = _apply_preset(tree, where)
+    stages = tree.pop("stages", None) or []
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        raise SrftError(
+            "'stages' is not a list of changes", where=where, fix="Write `- method: {name: sft}` and so on."
+        )
+    recipe = _check(tree, where)
+    parts = [_check(_merge(tree, stage), f"{where}: stage {i}") for i, stage in enumerate(stages, 1)]
+    return recipe.model_copy(update={"stages": tuple(parts)})
+
+
+def _check(tree: dict[str, Any], where: str) -> Recipe:
+    """The recipe of a tree without stages, with the method's own settings under it."""
+    if tree.pop("stages", None):
+        raise SrftError("a stage has no stages of its own", where=where, fix="List them all under `stages`.")
+    tree = _apply_method(tree)
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -272,6 +374,9 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
+        if isinstance(old, list) and isinstance(value, Mapping) and all(str(k).isdigit() for k in value):
+            merged[key] = [_merge(x, value[str(i)]) if str(i) in value else x for i, x in enumerate(old)]
+            continue  # stages.0.training.steps=2
         if key == "method" and isinstance(value, Mapping) and isinstance(old, Mapping):
             renamed = value.get("name", old.get("name")) != old.get("name")
             merged[key] = dict(value) if renamed else {**old, **value}
@@ -282,13 +387,15 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _apply_preset(tree: dict[str, Any], where: str) -> dict[str, Any]:
+def _apply_method(tree: dict[str, Any]) -> dict[str, Any]:
+    """The method's settings and its preset under the tree."""
     section = tree.get("method") or {}
-    if not isinstance(section, Mapping) or not section.get("preset"):
+    if not isinstance(section, Mapping):
         return tree
     chosen = get_method(section.get("name", "srft"), section.get("file"))
+    preset = chosen.preset_values(section["preset"]) if section.get("preset") else {}
     values: dict[str, Any] = {}
-    for key, value in chosen.preset_values(section["preset"]).items():
+    for key, value in {**chosen.settings, **preset}.items():
         values = _merge(values, _nest(key, value))
     return _merge({**values, "method": {"name": chosen.name, **values.get("method", {})}}, tree)
 

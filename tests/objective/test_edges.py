@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srft.errors import SrftError
 from srft.objective import Tokens, get_method, grpo, srft
-from tests.objective.steps import evaluate, gradient, micro_batch, policy, random_step
+from tests.objective.steps import evaluate, gradient, measured, micro_batch, policy, random_step
 from tests.objective.test_invariance import IDS, VARIANTS
 
 STEP = random_step(groups=4, rollouts=4, demos=1, seed=5)
@@ -26,16 +26,17 @@ RIGHT = [i for i in ROWS if not STEP.table.is_demo[i] and STEP.table.reward[i] =
 WRONG = [i for i in ROWS if not STEP.table.is_demo[i] and STEP.table.reward[i] == 0]
 
 
-def nothing(model: torch.nn.Module) -> Tokens:
+def nothing(model: torch.nn.Module, name: str = "sft", options: dict | None = None) -> Tokens:
     """A micro-batch of the step that has none of its tokens, as a rank that ran out of work holds it."""
-    t = micro_batch(model, STEP, [0])
+    method = get_method(name)
+    t = micro_batch(model, measured(method, options or {}, STEP), [0], method, options)
     return t.where(torch.zeros_like(STEP.table.is_demo))
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
 def test_a_micro_batch_of_nothing_is_exactly_zero(name: str, options: dict) -> None:
     model = policy()
-    terms = get_method(name)(nothing(model), **options)
+    terms = get_method(name)(nothing(model, name, options), **options)
     for term in terms.values():
         assert float(term.detach()) == 0
         assert term.requires_grad
@@ -147,15 +148,17 @@ RANK = """
 import sys, torch, torch.distributed as dist
 from tests.objective.test_edges import STEP, ROWS, nothing
 from tests.objective.test_invariance import VARIANTS
-from tests.objective.steps import gradient, micro_batch, policy
+from tests.objective.steps import gradient, measured, micro_batch, policy
 from srft.objective import get_method
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method={store!r}, rank=rank, world_size=2)
 for name, options in VARIANTS:
     _, whole = gradient(get_method(name), options, STEP, [ROWS])
     model, mine = policy(), {shares}[rank]
-    t = micro_batch(model, STEP, mine) if mine else nothing(model)
-    torch.stack(list(get_method(name)(t, **options).values())).sum().backward()
+    method = get_method(name)
+    step = measured(method, options, STEP)
+    t = micro_batch(model, step, mine, method, options) if mine else nothing(model, name, options)
+    torch.stack(list(method(t, **options).values())).sum().backward()
     for p in model.parameters():
         dist.all_reduce(p.grad)
     summed = torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -174,16 +177,16 @@ def test_other_policies_get_no_gradient(leaf: str) -> None:
 
 
 def test_entropy_of_the_step_gets_no_gradient() -> None:
-    entropy = STEP.table.entropy.clone().requires_grad_()
-    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, entropy=entropy))
+    entropy = STEP.table.mean["entropy"].clone().requires_grad_()
+    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, mean={"entropy": entropy}))
     torch.stack(list(srft(t, entropy_scope="batch").values())).sum().backward()
     assert entropy.grad is None
 
 
 def test_entropy_outside_the_view_does_not_matter() -> None:
-    entropy = STEP.table.entropy.clone()
+    entropy = STEP.table.mean["entropy"].clone()
     entropy[WRONG[0]] = float("nan")  # a response of no tokens has no mean
-    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, entropy=entropy))
+    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, mean={"entropy": entropy}))
     assert all(torch.isfinite(term) for term in srft(t, entropy_scope="batch").values())
 
 

@@ -16,7 +16,7 @@ def test_the_four_methods_say_what_they_need() -> None:
     assert found["grpo"] == {"rollouts", "old_logp"}
     assert found["sft+rl"] == {"demonstrations", "rollouts", "old_logp"}
     assert found["srft"] == {"demonstrations", "rollouts"}
-    assert "step_entropy" in methods()["srft"].needs({"rollout_signal": "binary", "entropy_scope": "batch"})
+    assert "means" in methods()["srft"].needs({"rollout_signal": "binary", "entropy_scope": "batch"})
 
 
 @pytest.mark.parametrize(("word", "advice"), [("srtf", "srft"), ("grop", "grpo")])

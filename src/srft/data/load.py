@@ -15,7 +15,7 @@ from srft.errors import SrftError, did_you_mean
 
 PROMPTS = ("prompt", "problem", "question")
 ANSWERS = ("answer", "final_answer", "ground_truth", "gold")
-DEMONSTRATIONS = ("demonstrations", "completion", "target", "gemini_thinking_trajectory", "solution")
+DEMONSTRATIONS = ("demonstrations", "chosen", "completion", "target", "gemini_thinking_trajectory", "solution")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 Row = Mapping[str, Any]
 
@@ -148,7 +148,16 @@ def _problem(row: Any, where: str) -> Problem:
     if answer is None:
         answer = next((boxed for d in demonstrations if (boxed := _last_boxed(d))), "")
     source = row.get("data_source") or row.get("source") or ""
-    return Problem(prompt, answer, tuple(demonstrations), source=str(source), where=where)
+    rejected = _rejected(row, where) if row.get("rejected") is not None else ""
+    return Problem(prompt, answer, tuple(demonstrations), rejected, source=str(source), where=where)
+
+
+def _rejected(row: Row, where: str) -> str:
+    """A preference pair's worse response: text, or messages of which the last is the assistant's (TRL's column)."""
+    value = row["rejected"]
+    return _text(
+        value if isinstance(value, str) else _messages(value, "rejected", where)[-1]["content"], "rejected", where
+    )
 
 
 def _prompt_and_demonstrations(row: Row, where: str) -> tuple[str | tuple[Mapping[str, str], ...], list[str]]:

@@ -15,6 +15,7 @@ class Problem:
         prompt: the question, or a chat as messages of `role` and `content` (its last one the user's).
         answer: the ground truth that the verifier grades against.
         demonstrations: full expert responses, without the end-of-sequence token.
+        rejected: a worse response than the demonstration, for methods that learn from pairs.
         source: the data set it comes from (verl's `data_source`).
         verifier: which grader scores it, "math" or "reasoning-gym".
         metadata: whatever that grader needs (a reasoning-gym entry), else free.
@@ -24,6 +25,7 @@ class Problem:
     prompt: str | tuple[Mapping[str, str], ...]
     answer: str = ""
     demonstrations: tuple[str, ...] = ()
+    rejected: str = ""
     source: str = ""
     verifier: str = "math"
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from srft.data import Problem, Prompt
 from srft.errors import SrftError
 from srft.evaluation import ifeval
 from srft.evaluation.records import Record
-from srft.policy import Pair, Policy, cut, token_statistics
+from srft.policy import Pair, Policy, cut
 from srft.rollout import Sample, Sampler
 from srft.seed import derive_seed
 from srft.verify import Verifier
@@ -87,13 +88,28 @@ class Responder:
         sums = torch.zeros(3, len(items), dtype=torch.float64)
         device = next(self.policy.parameters()).device
         for batch in cut([p for p in pairs if p.response], STATISTICS_TOKENS, self.pad_token_id):
-            for total, values in zip(sums, token_statistics(self.policy, batch.to(device)), strict=True):
+            logp, entropy, rest = self.policy(batch.to(device), {"branching": branching_factor})
+            for total, values in zip(sums, (logp, entropy, rest["branching"]), strict=True):
                 total.index_add_(0, batch.row, values.double().cpu())
-        logp, entropy, branching = (sums / count).tolist()
         return [
             {"entropy": round(h, 5), "rbf": round(b, 4), "logp": round(p, 5)}
-            for p, h, b in zip(logp, entropy, branching, strict=True)
+            for p, h, b in zip(*(sums / count).tolist(), strict=True)
         ]
+
+
+def branching_factor(log_probs: Tensor, _: Tensor | None = None, mass: float = 0.95) -> Tensor:
+    """(N,) the size of the smallest set of tokens that holds `mass` of each distribution, from log π (N, V)."""
+    probs = log_probs.exp()
+    size, count = probs.new_zeros(len(probs)), 32  # a few nearly always do, so few are sorted at first
+    rows = torch.arange(len(probs), device=probs.device)
+    while len(rows):
+        count = min(count, probs.shape[-1])
+        sums = probs[rows].topk(count, sorted=True).values.cumsum(-1)
+        size[rows] = ((sums < mass).sum(-1) + 1).clamp(max=count).to(size.dtype)
+        if count == probs.shape[-1]:
+            break
+        rows, count = rows[sums[:, -1] < mass], count * 16
+    return size
 
 
 def stop_tokens(tokenizer: Any, model: Any) -> set[int]:

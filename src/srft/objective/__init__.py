@@ -1,6 +1,13 @@
 """The mathematics: flat tokens, the primitives on them, and the methods that read like their equations."""
 
-from srft.objective.advantage import group_advantage
+from srft.objective.advantage import (
+    gae,
+    group_advantage,
+    leave_one_out,
+    position_shaping,
+    ppl_shaping,
+    right_rollouts,
+)
 from srft.objective.methods import grpo, sft, sft_rl, srft
 from srft.objective.registry import Method, Need, Terms, get_method, method, methods
 from srft.objective.terms import (
@@ -14,9 +21,11 @@ from srft.objective.terms import (
     policy_gradient,
 )
 from srft.objective.tokens import Responses, Tokens
+from srft.objective.vocabulary import Quantity, branching_factor
 
 __all__ = [
-    "Method", "Need", "Responses", "Terms", "Tokens", "aggregate", "clipped", "entropy_weight", "get_method",
-    "group_advantage", "grpo", "kl", "luffy_shaping", "mean_entropy", "method", "methods", "nll", "policy_gradient",
+    "Method", "Need", "Quantity", "Responses", "Terms", "Tokens", "aggregate", "branching_factor", "clipped",
+    "entropy_weight", "gae", "get_method", "group_advantage", "grpo", "kl", "leave_one_out", "luffy_shaping",
+    "mean_entropy", "method", "methods", "nll", "policy_gradient", "position_shaping", "ppl_shaping", "right_rollouts",
     "sft", "sft_rl", "srft",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,9 +15,21 @@ from torch import Tensor
 
 from srft.errors import SrftError, did_you_mean
 from srft.objective.tokens import Tokens
+from srft.objective.vocabulary import Quantity
 
-Need = Literal["demonstrations", "rollouts", "old_logp", "step_entropy", "reference"]
+Need = Literal[
+    "demonstrations",
+    "rollouts",
+    "old_logp",  # log π_old, where several updates are made on a batch
+    "means",  # step.mean, measured before the first update
+    "reference",  # log π_ref of the tokens
+    "reference_distribution",  # log π_ref over the vocabulary, for the method's vocabulary quantities
+    "critic",
+    "reward_model",  # an implicit one: log π_φ, trained beside the policy
+    "preferences",  # pairs of a chosen and a rejected response; TRL trains on them
+]
 Terms = dict[str, Tensor]
+History = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -27,14 +39,26 @@ class Method:
     Args:
         name: the word in a recipe.
         function: tokens and options in, terms out.
-        needs: what the trainer must provide, or a function of the options that tells.
+        needs: what the trainer must provide, as a function of the options.
+        source: paper, section or equation.
         presets: by name, recipe values by dotted key (`method.<option>` for the method's own).
+        settings: recipe values by dotted key that the method brings along, unless a recipe says otherwise.
+        measure: of tokens and options, what to measure per token before the first update on a batch, by name, (N,)
+            each; its means over responses are `step.mean`.
+        vocabulary: per-token quantities of the whole vocabulary, by name; given as `t.vocabulary`.
+        chooses: for a method that does not do the same in every step, what this step needs: a function of the options,
+            the step's number, the metrics of the steps before it and a draw from [0, 1).
     """
 
     name: str
     function: Callable[..., Terms]
     needs: Callable[[Mapping[str, Any]], frozenset[Need]]
+    source: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    measure: Callable[..., Mapping[str, Tensor]] | None = None
+    vocabulary: Mapping[str, Quantity] = field(default_factory=dict)
+    chooses: Callable[[Mapping[str, Any], int, History, float], frozenset[Need]] | None = None
 
     def __call__(self, t: Tokens, **options: Any) -> Terms:
         for name, value in options.items():
@@ -51,6 +75,10 @@ class Method:
         hints = get_type_hints(self.function)
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: (hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def defaults(self, options: Mapping[str, Any] = {}) -> dict[str, Any]:
+        """Every option's value: as given, else its default."""
+        return {option: default for option, (_, default) in self.options.items()} | dict(options)
 
     @property
     def summary(self) -> str:
@@ -80,16 +108,18 @@ def method(
     name: str,
     *,
     needs: set[Need] | Callable[[Mapping[str, Any]], set[Need]],
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    **also: Any,
 ) -> Callable[[Callable[..., Terms]], Method]:
-    """Register a function `f(t: Tokens, *, option=default, …) -> {term: scalar}` as the method `name`."""
+    """Register a function `f(t: Tokens, *, option=default, …) -> {term: scalar}` as the method `name`.
+
+    `needs` may be a function of the options; `also` are the other fields of `Method`, all optional.
+    """
 
     def register(function: Callable[..., Terms]) -> Method:
         def tell(options: Mapping[str, Any]) -> frozenset[Need]:
-            defaults = {option: default for option, (_, default) in registered.options.items()}
-            return frozenset(needs(defaults | dict(options)) if callable(needs) else needs)
+            return frozenset(needs(registered.defaults(options)) if callable(needs) else needs)
 
-        registered = _METHODS[name] = Method(name, function, tell, presets or {})
+        registered = _METHODS[name] = Method(name, function, tell, **also)
         return registered
 
     return register

@@ -3,10 +3,11 @@ whole optimizer step: the sum of a term over micro-batches and ranks is the term
 
 from __future__ import annotations
 
-from math import inf
+from math import cos, inf, pi
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from srft.objective.tokens import Tokens
@@ -15,16 +16,18 @@ Aggregation = Literal["token-mean", "sequence-mean", "token-sum", "constant"]
 EntropyScope = Literal["sample", "batch", "token"]
 
 
-def aggregate(t: Tokens, x: Tensor, how: Aggregation = "token-mean") -> Tensor:
+def aggregate(t: Tokens, x: Tensor, how: Aggregation = "token-mean", over: Tokens | None = None) -> Tensor:
     """Sum x (N,) over the view's tokens and divide by one count of the whole step; an empty view gives a zero that
     still has a graph.
 
     token-mean: Σ / tokens.  sequence-mean: mean over responses of the mean over tokens (SRFT Eq. 3).
-    token-sum: Σ / responses.  constant: Σ / (responses · limit) (Dr. GRPO).
+    token-sum: Σ / responses.  constant: Σ / (responses · limit) (Dr. GRPO).  `over`: the view that is counted, where
+    two terms share one count.
     """
+    counted = t if over is None else over
     if how == "token-mean":
-        return x.sum() / t.token_count.clamp(min=1)
-    responses = t.response_count.clamp(min=1)
+        return x.sum() / counted.token_count.clamp(min=1)
+    responses = counted.response_count.clamp(min=1)
     if how == "sequence-mean":
         return (x / t.step.length[t.row]).sum() / responses
     if how == "token-sum":
@@ -34,46 +37,76 @@ def aggregate(t: Tokens, x: Tensor, how: Aggregation = "token-mean") -> Tensor:
     raise ValueError(f"unknown aggregation {how!r}")
 
 
-def nll(t: Tokens, weight: Tensor | float = 1.0, how: Aggregation = "token-mean") -> Tensor:
+def nll(t: Tokens, weight: Tensor | float = 1.0, how: Aggregation = "token-mean", over: Tokens | None = None) -> Tensor:
     """E[−w · log π] (SRFT Eqs. 1, 5, 8)."""
-    return aggregate(t, -weight * t.logp, how)
+    return aggregate(t, -weight * t.logp, how, over)
 
 
-def policy_gradient(t: Tokens, ratio: Tensor, how: Aggregation = "token-mean") -> Tensor:
+def policy_gradient(t: Tokens, ratio: Tensor, how: Aggregation = "token-mean", over: Tokens | None = None) -> Tensor:
     """−E[ratio · A], unclipped (SRFT Eq. 9 as its text has it)."""
-    return aggregate(t, -ratio * _advantage(t), how)
+    return aggregate(t, -ratio * _given(t.advantage), how, over)
 
 
 def clipped(
-    t: Tokens, low: float = 0.2, high: float = 0.2, weight: Tensor | float = 1.0, how: Aggregation = "token-mean"
+    t: Tokens,
+    low: float = 0.2,
+    high: float = 0.2,
+    weight: Tensor | float = 1.0,
+    how: Aggregation = "token-mean",
+    *,
+    dual: float | None = None,
+    over: Tokens | None = None,
 ) -> Tensor:
-    """−E[w · min(ρA, clip(ρ, 1−low, 1+high)·A)], ρ = π/π_old (SRFT Eq. 3)."""
-    a, rho = _advantage(t), t.ratio
-    return aggregate(t, -weight * torch.minimum(rho * a, rho.clamp(1 - low, 1 + high) * a), how)
+    """−E[w · min(ρA, clip(ρ, 1−low, 1+high)·A)], ρ = π/π_old (SRFT Eq. 3); for A < 0 at least `dual`·A (dual clip)."""
+    a, rho = _given(t.advantage), t.ratio
+    bounded = rho.clamp(1 - low, 1 + high) * a
+    surrogate = torch.minimum(rho * a, bounded)
+    if dual is not None:
+        surrogate = torch.where(a < 0, torch.maximum(surrogate, dual * a), surrogate)
+    t.observe("clip_fraction", (surrogate.detach() != rho * a).double())
+    return aggregate(t, -weight * surrogate, how, over)
 
 
 def kl(t: Tokens, how: Aggregation = "token-mean") -> Tensor:
     """E[π_ref/π − log(π_ref/π) − 1], the non-negative sample estimate of KL(π‖π_ref) that GRPO uses."""
-    assert t.ref_logp is not None, "the method must declare that it needs a reference"
-    log_ratio = t.ref_logp.detach() - t.logp
+    log_ratio = _given(t.ref_logp).detach() - t.logp
     return aggregate(t, log_ratio.exp() - log_ratio - 1, how)
+
+
+def value_loss(t: Tokens, returns: Tensor, clip: float = 0.2) -> Tensor:
+    """½ E[max((V − R)², (V_clipped − R)²)], V kept within `clip` of what it was before the update (PPO's)."""
+    value = _given(t.value)
+    old = (value if t.old_value is None else t.old_value).detach()
+    near = old + (value - old).clamp(-clip, clip)
+    return 0.5 * aggregate(t, torch.maximum((value - returns) ** 2, (near - returns) ** 2))
+
+
+def outcome_loss(t: Tokens, score: Tensor) -> Tensor:
+    """E over responses of the cross-entropy between σ(Σ_t score), score (N,), and the reward (PRIME)."""
+    total = torch.zeros(len(t.step.length), dtype=score.dtype, device=score.device).index_add(0, t.row, score)
+    here = t.row.unique()
+    reward = t.step.reward[here].to(score.dtype)
+    loss = F.binary_cross_entropy_with_logits(total[here], reward, reduction="sum")
+    return loss / t.response_count.clamp(min=1)
+
+
+def response_mean(t: Tokens, x: Tensor) -> Tensor:
+    """(N,) the mean of x (N,) over the token's response."""
+    total = torch.zeros(len(t.step.length), dtype=x.dtype, device=x.device).index_add(0, t.row, x)
+    return (total / t.step.length.clamp(min=1))[t.row]
 
 
 def mean_entropy(t: Tokens, scope: EntropyScope = "sample") -> Tensor:
     """(N,) H(π) for each token, detached: of the token, its sample's mean, or the mean over the view in the step.
 
-    The batch's mean cannot be had from one micro-batch; it is taken from `step.entropy`, measured before the first
+    The batch's mean cannot be had from one micro-batch; it is `step.mean["entropy"]`'s, measured before the first
     update on the batch.
     """
     if scope == "token":
         return t.entropy.detach()
     if scope == "sample":
-        total = torch.zeros_like(t.step.length, dtype=t.entropy.dtype).index_add(0, t.row, t.entropy.detach())
-        return (total / t.step.length.clamp(min=1))[t.row]
-    assert t.step.entropy is not None, "the method must declare that it needs the step's entropy"
-    mass = torch.where(t.rows, t.step.entropy.detach() * t.step.length, 0.0)
-    total = mass.sum() / t.token_count.clamp(min=1)
-    return total.to(t.entropy.dtype).expand(t.row.shape)
+        return response_mean(t, t.entropy.detach())
+    return t.step_mean("entropy").to(t.entropy.dtype).expand(t.row.shape)
 
 
 def entropy_weight(t: Tokens, sign: int, scope: EntropyScope = "sample", cap: float | None = None) -> Tensor:
@@ -81,16 +114,19 @@ def entropy_weight(t: Tokens, sign: int, scope: EntropyScope = "sample", cap: fl
     return (sign * mean_entropy(t, scope).clamp(max=inf if cap is None else cap)).exp()
 
 
-def floor_logp(t: Tokens, floor: float | None) -> Tensor:
-    """(N,) log π without gradient where it is below `floor`: what is improbable enough is not pushed further down."""
-    return t.logp if floor is None else torch.where(t.logp < floor, t.logp.detach(), t.logp)
-
-
 def luffy_shaping(ratio: Tensor, gamma: float = 0.1) -> Tensor:
     """f(x) = x / (x + γ) (LUFFY's policy shaping): lifts the gradient of improbable tokens."""
     return ratio / (ratio + gamma)
 
 
-def _advantage(t: Tokens) -> Tensor:
-    assert t.advantage is not None, "give the tokens an advantage first: t.with_advantage(group_advantage(t))"
-    return t.advantage
+def warmup_cosine(number: int, warmup: int, peak: float, low: float, over: int) -> float:
+    """A weight at step `number` (from 1): 0 to `peak` in `warmup` steps, then to `low` in `over`, as a cosine."""
+    done = number - 1 - warmup
+    if done < 0:
+        return peak * (number - 1) / warmup
+    return low + 0.5 * (peak - low) * (1 + cos(pi * min(done / max(over, 1), 1.0)))
+
+
+def _given(x: Tensor | None) -> Tensor:
+    assert x is not None, "what is used here must be given to the tokens, or declared as a need of the method"
+    return x

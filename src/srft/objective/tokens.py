@@ -6,7 +6,8 @@ responses it has in the *whole* optimizer step, which is what its terms are divi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ class Responses:
         is_demo: (S,) True for an expert demonstration, False for the policy's own rollout.
         length: (S,) number of response tokens.
         limit: the longest response the run allows, in tokens (divisor of the aggregation "constant").
-        entropy: (S,) mean token entropy (nats) before the first update on this batch; only where a method needs it.
+        number: the step's place in the run (or in its stage), from 1; what schedules go by.
+        mean: (S,) by name, the mean over each response's tokens of what was measured before the first update on this
+            batch: "logp", "entropy" (nats) and what the method measures; only where a method needs it.
     """
 
     reward: Tensor
@@ -31,17 +34,18 @@ class Responses:
     is_demo: Tensor
     length: Tensor
     limit: int
-    entropy: Tensor | None = None
+    number: int = 1
+    mean: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Responses:
         """The same table on another device."""
         values: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Responses(**values)
+        return Responses(**values | {"mean": {name: x.to(device) for name, x in self.mean.items()}})
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Response tokens of one micro-batch, or a view of some of them.
+    """Response tokens of one micro-batch, or a view of some of them; a response is in it whole and in order.
 
     Args:
         logp: (N,) log π of each token, in the graph.
@@ -52,6 +56,11 @@ class Tokens:
         old_logp: (N,) log π_old; where None, π_old is π before this update, so the ratio is 1.
         ref_logp: (N,) log π_ref of the frozen reference, for methods that need it.
         advantage: (N,) A of each token.
+        value: (N,) the critic's V at each token, in the graph; `old_value` before the first update on the batch.
+        reward_logp: (N,) log π_φ of the implicit reward model, in the graph; `old_reward_logp` before the first update.
+        vocabulary: (N,) by name, what the method asked for of the whole vocabulary, in the graph.
+        shaping: changes to every advantage, in order: functions of the tokens that give (N,).
+        record: where `observe` adds up what a method shows of itself: name → (sum, tokens).
     """
 
     logp: Tensor
@@ -62,23 +71,41 @@ class Tokens:
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
     advantage: Tensor | None = None
+    value: Tensor | None = None
+    old_value: Tensor | None = None
+    reward_logp: Tensor | None = None
+    old_reward_logp: Tensor | None = None
+    vocabulary: Mapping[str, Tensor] = field(default_factory=dict)
+    shaping: tuple[Callable[[Tokens], Tensor], ...] = ()
+    record: dict[str, tuple[Tensor, int]] | None = None
 
     def where(self, responses: Tensor) -> Tokens:
         """The view of the responses of the step for which `responses` (S,) is true."""
-        keep = responses[self.row]
-        return replace(
-            self,
-            selected=self.rows & responses,
-            **{name: x[keep] for name, x in self._per_token().items()},
-        )
+        keep, names = responses[self.row], ("logp", "entropy", "row", *PER_TOKEN)
+        chosen: dict[str, Any] = {name: x[keep] for name in names if (x := getattr(self, name)) is not None}
+        vocabulary = {name: x[keep] for name, x in self.vocabulary.items()}
+        return replace(self, selected=self.rows & responses, vocabulary=vocabulary, **chosen)
+
+    def frozen(self, tokens: Tensor) -> Tokens:
+        """The same tokens, no gradient through log π where `tokens` (N,) is true."""
+        return replace(self, logp=torch.where(tokens, self.logp.detach(), self.logp))
 
     def with_advantage(self, advantage: Tensor) -> Tokens:
-        """The same tokens, each with the advantage (S,) of its response."""
-        return replace(self, advantage=advantage.to(self.logp.dtype)[self.row])
+        """The same tokens, each with the advantage (S,) of its response, shaped."""
+        return self.with_token_advantage(advantage.to(self.logp.dtype)[self.row])
 
-    def _per_token(self) -> dict[str, Any]:
-        names = ("logp", "entropy", "row", "old_logp", "ref_logp", "advantage")
-        return {name: x for name in names if (x := getattr(self, name)) is not None}
+    def with_token_advantage(self, advantage: Tensor) -> Tokens:
+        """The same tokens, each with its own advantage (N,), shaped."""
+        t = replace(self, advantage=advantage)
+        for shape in self.shaping:
+            t = replace(t, advantage=shape(t))
+        return t
+
+    def observe(self, name: str, x: Tensor) -> None:
+        """Show x (N,) among the step's metrics, as its mean over the tokens it is given for."""
+        if self.record is not None:
+            total, count = self.record.get(name, (torch.zeros((), dtype=torch.float64), 0))
+            self.record[name] = (total + x.detach().double().sum().cpu(), count + x.numel())
 
     @property
     def rows(self) -> Tensor:
@@ -112,6 +139,14 @@ class Tokens:
         return self.rows.sum()
 
     @property
+    def position(self) -> Tensor:
+        """(N,) each token's place in its response, from 0."""
+        order = torch.argsort(self.row, stable=True)
+        counts = torch.bincount(self.row, minlength=len(self.step.length))
+        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.row[order]]
+        return torch.empty_like(order).index_copy(0, order, place)
+
+    @property
     def prob(self) -> Tensor:
         """(N,) π of each token, in the graph."""
         return self.logp.exp()
@@ -121,3 +156,13 @@ class Tokens:
         """(N,) ρ = π / π_old."""
         old = (self.logp if self.old_logp is None else self.old_logp).detach()
         return (self.logp - old).exp()
+
+    def step_mean(self, name: str) -> Tensor:
+        """The mean over this view's tokens of the whole step of what was measured before the first update."""
+        if name not in self.step.mean:
+            raise KeyError(f"'{name}' was not measured: the method must declare that it needs means")
+        mean = self.step.mean[name].detach()
+        return torch.where(self.rows, mean * self.step.length, 0.0).sum() / self.token_count.clamp(min=1)
+
+
+PER_TOKEN = ("old_logp", "ref_logp", "advantage", "value", "old_value", "reward_logp", "old_reward_logp")

@@ -1,10 +1,12 @@
 """The policy: loading it, cutting its batches, its log-probs and entropy."""
 
 from srft.policy.batch import MicroBatch, Pair, cut, pad
-from srft.policy.forward import Policy, token_statistics
+from srft.policy.forward import Critic, Head, Policy
 from srft.policy.load import load_config, load_model, load_tokenizer
 
 __all__ = [
+    "Critic",
+    "Head",
     "MicroBatch",
     "Pair",
     "Policy",
@@ -13,5 +15,4 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "pad",
-    "token_statistics",
 ]

@@ -35,13 +35,14 @@ class MicroBatch:
 
 
 def cut(pairs: Sequence[Pair], tokens: int, pad_token_id: int) -> list[MicroBatch]:
-    """Micro-batches of at most `tokens` padded tokens (a longer pair goes alone), alike lengths together."""
+    """Micro-batches of at most `tokens` padded tokens (a longer pair goes alone), alike lengths together; for no pairs
+    one without response tokens, so that a rank without work still takes part in the backward pass."""
     batches: list[list[Pair]] = []
     for pair in sorted(pairs, key=lambda p: (-len(p), p.row)):
         if not batches or (len(batches[-1]) + 1) * len(batches[-1][0]) > tokens:
             batches.append([])
         batches[-1].append(pair)
-    return [pad(batch, pad_token_id) for batch in batches]
+    return [pad(batch, pad_token_id) for batch in batches or [[Pair((pad_token_id, pad_token_id), (), 0)]]]
 
 
 def pad(pairs: Sequence[Pair], pad_token_id: int) -> MicroBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from srft.errors import SrftError
 from srft.policy.batch import MicroBatch
 
 CHUNK = 1024  # tokens whose logits exist at once
+Head = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Policy(nn.Module):
@@ -32,28 +34,87 @@ class Policy(nn.Module):
         """The causal LM itself, its LoRA layers in place."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """log π and the vocabulary entropy (nats), (N,) each, float32 or wider, in the order of `batch.row`."""
-        hidden = _hidden(self.causal_lm, batch.input_ids, batch.attention_mask)
-        before = batch.is_response[:, 1:]  # the position before a token predicts it
-        hidden, targets = hidden[:, :-1][before], batch.input_ids[:, 1:][before]
+    def forward(
+        self, batch: MicroBatch, quantities: Mapping[str, Head] = {}, reference: Policy | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """log π, the vocabulary entropy (nats) and the `quantities` of the whole vocabulary by name, (N,) each, float32
+        or wider, in the order of `batch.row`.
+
+        A quantity is a function of log π (C, V), and of log π_ref (C, V) where `reference` is given, to (C,).
+        """
+        hidden, targets = _predicting(self.causal_lm, batch)
         if not len(targets):
             empty = hidden.sum(-1).float()
-            return empty, empty
-        chunks = [
-            checkpoint(self._head, h, y, use_reentrant=False) if torch.is_grad_enabled() else self._head(h, y)
-            for h, y in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
-        ]
-        logp, entropy = zip(*chunks, strict=True)
-        return torch.cat(logp), torch.cat(entropy)
+            return empty, empty, dict.fromkeys(quantities, empty)
+        other = hidden
+        if reference is not None:
+            with torch.no_grad():
+                other, _ = _predicting(reference.causal_lm, batch)
 
-    def _head(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = _logits(self.causal_lm, hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+        def head(h: Tensor, y: Tensor, o: Tensor) -> tuple[Tensor, ...]:
+            return self._head(h, y, quantities, o if reference is not None else None, reference)
+
+        chunks = [
+            checkpoint(head, h, y, o, use_reentrant=False) if torch.is_grad_enabled() else head(h, y, o)
+            for h, y, o in zip(hidden.split(CHUNK), targets.split(CHUNK), other.split(CHUNK), strict=True)
+        ]
+        logp, entropy, *rest = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        return logp, entropy, dict(zip(quantities, rest, strict=True))
+
+    def _head(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        quantities: Mapping[str, Head],
+        other: Tensor | None,
+        reference: Policy | None,
+    ) -> tuple[Tensor, ...]:
+        logits = self._scaled(hidden)
         logz = logits.logsumexp(-1)
         logp = logits.gather(-1, targets[:, None])[:, 0] - logz
         entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
-        return logp, entropy
+        if not quantities:
+            return logp, entropy
+        ref_logp = None
+        if reference is not None and other is not None:
+            with torch.no_grad():
+                ref_logp = reference._scaled(other).log_softmax(-1)
+        full = logits - logz[:, None]
+        return logp, entropy, *(quantity(full, ref_logp) for quantity in quantities.values())
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        logits = _logits(self.causal_lm, hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+
+
+class Critic(nn.Module):
+    """V of the state before each response token: a causal LM's body with a value head.
+
+    Args:
+        model: a transformers causal LM; its vocabulary head is dropped.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.body = getattr(model, model.base_model_prefix)
+        width = model.config.get_text_config().hidden_size
+        self.head = nn.Linear(width, 1, bias=False)
+        nn.init.normal_(self.head.weight, std=1 / (width + 1))  # as Open-Reasoner-Zero's
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """(N,) in the order of `batch.row`, float32 or wider."""
+        hidden = self.body(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state
+        value = self.head(hidden[:, :-1][batch.is_response[:, 1:]])[:, 0]
+        return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _predicting(causal_lm: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """The hidden states (N, D) that predict the response tokens, and these tokens (N,)."""
+    hidden = _hidden(causal_lm, batch.input_ids, batch.attention_mask)
+    response = batch.is_response[:, 1:]  # the position before a token predicts it
+    return hidden[:, :-1][response], batch.input_ids[:, 1:][response]
 
 
 def _hidden(causal_lm: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -92,36 +153,3 @@ def _check_head(causal_lm: Any) -> None:
             where="model.path",
             fix="This architecture is not supported yet; open an issue with its name.",
         )
-
-
-@torch.no_grad()
-def token_statistics(policy: Policy, batch: MicroBatch, mass: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
-    """log π, entropy (nats) and branching factor of each response token, (N,) each, in the order of `batch.row`.
-
-    The branching factor is the size of the smallest set of tokens that holds `mass` of the probability.
-    """
-    before = batch.is_response[:, 1:]
-    hidden = _hidden(policy.causal_lm, batch.input_ids, batch.attention_mask)[:, :-1][before]
-    targets = batch.input_ids[:, 1:][before]
-    logp, entropy, branching = [hidden.new_zeros(0)], [hidden.new_zeros(0)], [hidden.new_zeros(0)]
-    for h, y in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        log_probs = (_logits(policy.causal_lm, h).float() / policy.temperature).log_softmax(-1)
-        probs = log_probs.exp()
-        logp.append(log_probs.gather(-1, y[:, None])[:, 0])
-        entropy.append(-(probs * log_probs).sum(-1))
-        branching.append(_smallest_set(probs, mass))
-    return torch.cat(logp), torch.cat(entropy), torch.cat(branching)
-
-
-def _smallest_set(probs: Tensor, mass: float) -> Tensor:
-    """(N,) how many of the most probable of (N, V) hold `mass`. A few nearly always do, so few are sorted at first."""
-    size, count = probs.new_zeros(len(probs)), 32
-    open_rows = torch.arange(len(probs), device=probs.device)
-    while len(open_rows):
-        count = min(count, probs.shape[-1])
-        sums = probs[open_rows].topk(count, sorted=True).values.cumsum(-1)
-        size[open_rows] = ((sums < mass).sum(-1) + 1).clamp(max=count).to(size.dtype)
-        if count == probs.shape[-1]:
-            break
-        open_rows, count = open_rows[sums[:, -1] < mass], count * 16
-    return size

@@ -19,10 +19,12 @@ from srft.data import Prompt
 from srft.evaluation import summarise
 from srft.objective import Need
 from srft.policy import cut
+from srft.seed import derive_seed
 from srft.training.display import Display
-from srft.training.responses import Collector, Response, Sampling, step_prompts, table
+from srft.training.prompts import draw
+from srft.training.responses import Collector, Response, Sampling, table
 from srft.training.run_dir import RunDir
-from srft.training.update import Before, Updater, gather, look, response_entropy
+from srft.training.update import Trained, Updater, gather
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class Settings:
     """The loop's own numbers.
 
     Args:
-        steps: batches of prompts in the run.
+        stage: its place among the run's stages; `done`: the steps of the stages before it.
+        steps: batches of prompts in the stage.
         prompts_per_step: prompts of one batch, over all ranks.
         demonstrations: of each prompt.
+        refill: rounds of further prompts for groups dropped because all or none of their rollouts are right; 0: none
+            is dropped.
         updates_per_batch: optimizer updates on one batch, each on its share of the prompts.
+        buffer: demonstrations of prompts whose rollouts all failed that make a supervised update of their own; 0: none.
         tokens_per_micro_batch: padded tokens of one forward pass.
         evaluate_every, checkpoint_every, show_every: steps; 0 for never in between.
         keep_checkpoints: how many to keep.
@@ -41,10 +47,14 @@ class Settings:
         seed: of the prompts' order.
     """
 
+    stage: int
+    done: int
     steps: int
     prompts_per_step: int
     demonstrations: int
+    refill: int
     updates_per_batch: int
+    buffer: int
     tokens_per_micro_batch: int
     evaluate_every: int
     evaluate_first: bool
@@ -56,11 +66,10 @@ class Settings:
 
 
 class Loop:
-    """Everything that a run's steps work with.
+    """Everything that a stage's steps work with.
 
     Args:
-        updater: policy, optimizer and method.
-        reference: the frozen reference policy, where the method needs one.
+        updater: policy, optimizer and method; `buffered`: the one of the buffer, where there is one.
         prompts: to train on; `evaluations`: by set name.
         needs: what the method says it needs.
         rollouts: how training rollouts are sampled; `tries`: how evaluations are.
@@ -72,8 +81,8 @@ class Loop:
         *,
         accelerator: Accelerator,
         updater: Updater,
+        buffered: Updater | None,
         scheduler: Any,
-        reference: Any | None,
         collector: Collector,
         prompts: Sequence[Prompt],
         evaluations: Mapping[str, Sequence[Prompt]],
@@ -85,22 +94,26 @@ class Loop:
         display: Display,
     ) -> None:
         self.settings, self.accelerator, self.updater, self.scheduler = settings, accelerator, updater, scheduler
-        self.reference, self.collector, self.prompts, self.evaluations = reference, collector, prompts, evaluations
+        self.buffered, self.collector, self.prompts, self.evaluations = buffered, collector, prompts, evaluations
         self.needs, self.rollouts, self.tries, self.pad_token_id = needs, rollouts, tries, pad_token_id
         self.run, self.display = run, display
         self.interrupted = False
+        self.cursor = 0  # prompts drawn so far
+        self.buffer: list[int] = []  # places of prompts whose demonstrations wait, the newest first
+        self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
+        self._place = {id(prompt): i for i, prompt in enumerate(prompts)}
 
     def train(self, start: int = 0) -> bool:
         """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
         settings, durations = self.settings, []
-        if start == 0 and settings.evaluate_first:
+        if start == settings.done == 0 and settings.evaluate_first:
             self.evaluate(0)
         with _interrupts(self):
             for step in range(start + 1, settings.steps + 1):
                 began = time.perf_counter()
                 metrics, responses = self.step(step)
                 durations.append(time.perf_counter() - began)
-                self.report(step, metrics, responses, durations)
+                self.report(step, metrics, responses, fmean(durations[-10:]))
                 stop = any(gather(self.accelerator, [self.interrupted]))
                 last = step == settings.steps
                 if last or stop or (settings.checkpoint_every and step % settings.checkpoint_every == 0):
@@ -113,49 +126,94 @@ class Loop:
 
     def step(self, step: int) -> tuple[dict[str, float], list[Response]]:
         """Collect a step's responses and update on them. Returns the metrics and this rank's responses."""
-        settings, rank, ranks = self.settings, self.accelerator.process_index, self.accelerator.num_processes
         began = time.perf_counter()
-        prompts = step_prompts(self.prompts, settings.prompts_per_step, step - 1, settings.seed)[rank::ranks]
-        with self.accelerator.autocast():
-            responses = self.collector.step(prompts, self.needs, self.rollouts, settings.demonstrations, step)
+        needs = self._needs(step)
+        prompts, responses = self.collect(step, needs)
         collected = time.perf_counter()
 
-        share = settings.prompts_per_step / settings.updates_per_batch
-        parts = [[r for r in responses if int(r.slot / share) == i] for i in range(settings.updates_per_batch)]
-        prepared = [self.prepare(part) for part in parts]  # all before the first update: π_old is what sampled
-        updates = [self.updater.update(*part) for part in prepared]
+        parts = self.prepare(step, needs, responses)  # all before the first update: π_old is what sampled
+        updates = [self.updater.update(*part) for part in parts]
+        metrics = {key: fmean(u[key] for u in updates if key in u) for key in {k: 0 for u in updates for k in u}}
+        if self.buffered:
+            metrics |= self.learn_buffer(step, prompts, responses)
         self.scheduler.step()
         self.collector.sampler.update_weights()
         done = time.perf_counter()
 
-        metrics = {key: fmean(u[key] for u in updates if key in u) for key in {k: 0 for u in updates for k in u}}
         metrics |= self.count(responses)
         metrics |= {"seconds/collect": collected - began, "seconds/update": done - collected}
         return metrics, responses
 
-    def prepare(self, responses: Sequence[Response]) -> tuple[Any, Any, Any]:
-        """The step's table, this rank's micro-batches, and what their tokens were worth before the update."""
-        step, pairs = table(responses, self.rollouts.max_response_length, lambda mine: gather(self.accelerator, mine))
-        batches = cut(pairs, self.settings.tokens_per_micro_batch, self.pad_token_id)
-        before = [Before() for _ in batches]
-        # With one update on a batch π_old is the policy itself, and looking would only repeat the forward pass.
-        old = "old_logp" in self.needs and self.settings.updates_per_batch > 1
-        if old or "step_entropy" in self.needs:
-            looks = look(self.updater.policy, batches, self.accelerator)
-            if old:
-                before = [replace(b, logp=logp) for b, (logp, _) in zip(before, looks, strict=True)]
-            entropy = response_entropy(looks, batches, len(step.length)).to(self.accelerator.device)
-            step = replace(step, entropy=self.accelerator.reduce(entropy, "sum").cpu())
-        if self.reference is not None:
-            looks = look(self.reference, batches, self.accelerator)
-            before = [replace(b, ref_logp=logp) for b, (logp, _) in zip(before, looks, strict=True)]
-        return step, batches, before
+    def collect(self, step: int, needs: frozenset[Need]) -> tuple[dict[int, Prompt], list[Response]]:
+        """This rank's prompts by slot and their graded responses; groups that teach nothing are replaced from further
+        prompts, for `refill` rounds."""
+        settings, rank, ranks = self.settings, self.accelerator.process_index, self.accelerator.num_processes
+        prompts: dict[int, Prompt] = {}
+        kept: list[Response] = []
+        slots: list[int] = []
+        drawn = 0
+        for _ in range(settings.refill + 1 if "rollouts" in needs else 1):
+            count = settings.prompts_per_step - len(slots)
+            walk = enumerate(draw(self.prompts, self.cursor, count, settings.seed), drawn)
+            mine = list(walk)[rank::ranks]
+            self.cursor, drawn = self.cursor + count, drawn + count
+            with self.accelerator.autocast():
+                found = self.collector.step(mine, needs, self.rollouts, settings.demonstrations, settings.done + step)
+            if settings.refill and "rollouts" in needs:
+                mixed = _mixed(found)
+                mine, found = [(s, p) for s, p in mine if s in mixed], [r for r in found if r.slot in mixed]
+            prompts |= dict(mine)
+            kept += found
+            slots += gather(self.accelerator, [slot for slot, _ in mine])
+            if len(slots) == settings.prompts_per_step:
+                break
+        self._drawn = drawn
+        place = {slot: i for i, slot in enumerate(sorted(slots))}
+        return {place[s]: p for s, p in prompts.items()}, [replace(r, slot=place[r.slot]) for r in kept]
+
+    def prepare(
+        self, step: int, needs: frozenset[Need], responses: Sequence[Response], updates: int | None = None
+    ) -> list[tuple[Any, Any, Any]]:
+        """For each update on the batch: its table, this rank's micro-batches, and what their tokens are worth."""
+        settings, prepared = self.settings, []
+        updates = updates or settings.updates_per_batch
+        share = settings.prompts_per_step / updates
+        for i in range(updates):
+            part = [r for r in responses if int(r.slot / share) == i]
+            rows, pairs = table(part, self.rollouts.max_response_length, step, lambda x: gather(self.accelerator, x))
+            if len(rows.length) == 0:
+                continue  # refilling found too few groups
+            batches = cut(pairs, settings.tokens_per_micro_batch, self.pad_token_id)
+            rows, before = self.updater.look(rows, batches, needs, again=updates > 1)
+            prepared.append((rows, batches, before))
+        return prepared
+
+    def learn_buffer(self, step: int, prompts: Mapping[int, Prompt], responses: Sequence[Response]) -> dict[str, float]:
+        """Keep the demonstrations of prompts whose rollouts all failed; when there are enough, one update on them."""
+        assert self.buffered is not None
+        able = {r.slot for r in responses if not r.is_demo and r.grade.score >= 1}
+        failed = [(slot, self._place[id(p)]) for slot, p in prompts.items() if slot not in able]
+        self.buffer = [place for _, place in sorted(gather(self.accelerator, failed))] + self.buffer
+        size, metrics = self.settings.buffer, {}
+        if len(self.buffer) >= size:
+            chosen, self.buffer = list(enumerate(self.buffer[:size])), self.buffer[size:]
+            rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+            mine = [(slot, self.prompts[place]) for slot, place in chosen[rank::ranks]]
+            demos = self.collector.demonstrations(mine, self.settings.demonstrations)
+            rows, pairs = table(demos, self.rollouts.max_response_length, step, lambda x: gather(self.accelerator, x))
+            batches = cut(pairs, self.settings.tokens_per_micro_batch, self.pad_token_id)
+            found = self.buffered.update(rows, batches, [{} for _ in batches])
+            metrics = {"buffer/loss": found["loss/total"], "buffer/grad_norm": found["grad_norm"]}
+        return {"buffer/size": len(self.buffer), **metrics}
 
     def count(self, responses: Sequence[Response]) -> dict[str, float]:
         """Rewards, lengths and verdicts of the step over all ranks."""
         facts = [(r.is_demo, r.grade.score, r.grade.verdict.value, len(r.token_ids), r.finished) for r in responses]
         everyone = gather(self.accelerator, facts)
         metrics: dict[str, float] = {"tokens": sum(length for *_, length, _ in everyone)}
+        if self.settings.refill:
+            metrics |= {"groups": len(set(gather(self.accelerator, [r.slot for r in responses])))}
+            metrics |= {"groups_drawn": self._drawn}
         if rollouts := [fact for fact in everyone if not fact[0]]:
             metrics |= {
                 "reward": fmean(score for _, score, *_ in rollouts),
@@ -170,20 +228,20 @@ class Loop:
             }
         return metrics
 
-    def report(
-        self, step: int, metrics: dict[str, float], responses: Sequence[Response], durations: Sequence[float]
-    ) -> None:
-        """Write a step's line and show it."""
-        recent = fmean(durations[-10:])
-        row = {"step": step, "lr": self.updater.optimizer.param_groups[0]["lr"], **dict(sorted(metrics.items()))}
-        row["tokens_per_second"] = metrics["tokens"] / durations[-1]
-        row["seconds_left"] = recent * (self.settings.steps - step)
+    def report(self, step: int, metrics: dict[str, float], responses: Sequence[Response], duration: float) -> None:
+        """Write a step's line and show it; a step takes about `duration` seconds."""
+        number = self.settings.done + step
+        row = {"step": number, "stage": self.settings.stage, "lr": self.updater.policy.optimizer.param_groups[0]["lr"]}
+        row |= dict(sorted(metrics.items()))
+        row["tokens_per_second"] = metrics.get("tokens", 0) / duration
+        row["seconds_left"] = duration * (self.settings.steps - step)
+        self.history.append(row)
         saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.settings.save_rollouts else []
-        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
+        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=number)
         if self.accelerator.is_main_process:
             self.run.append("metrics.jsonl", row)
             if self.settings.save_rollouts:
-                self.run.save_rollouts(step, saved)
+                self.run.save_rollouts(number, saved)
             self.display.step(row)
             if self.settings.show_every and step % self.settings.show_every == 0:
                 self.display.samples(responses)
@@ -191,14 +249,15 @@ class Loop:
     def evaluate(self, step: int) -> None:
         """Sample every evaluation set and write its scores."""
         rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, []
+        number = self.settings.done + step
         for name, prompts in self.evaluations.items():
             began = time.perf_counter()
             mine = list(enumerate(prompts))[rank::ranks]
             with self.accelerator.autocast():
                 responses = self.collector.rollouts(mine, self.tries, f"evaluation {name}")
             scores = summarise(gather(self.accelerator, responses), self.tries.n)
-            rows.append({"step": step, "set": name, **scores, "seconds": time.perf_counter() - began})
-            self.accelerator.log({f"evaluation/{name}/{k}": v for k, v in scores.items()}, step=step)
+            rows.append({"step": number, "set": name, **scores, "seconds": time.perf_counter() - began})
+            self.accelerator.log({f"evaluation/{name}/{k}": v for k, v in scores.items()}, step=number)
         if self.accelerator.is_main_process:
             for row in rows:
                 self.run.append("evaluations.jsonl", row)
@@ -206,16 +265,56 @@ class Loop:
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from."""
-        state = {
-            "step": step,
-            "optimizer": self.updater.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "skipped": self.updater.skipped,
-        }
+        settings = self.settings
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.updater.policy).model
-            self.run.save_checkpoint(step, model, self.collector.tokenizer, state, self.settings.keep_checkpoints)
+            state: dict[str, Any] = {
+                "stage": settings.stage,
+                "done": settings.done,
+                "step": step,
+                "steps": settings.steps,
+            }
+            state |= {"cursor": self.cursor, "buffer": self.buffer, "skipped": self.updater.skipped}
+            state |= {"scheduler": self.scheduler.state_dict()}
+            state |= {"optimizers": {name: part.optimizer.state_dict() for name, part in self.trained().items()}}
+            unwrap = self.accelerator.unwrap_model
+            state |= {"beside": {n: unwrap(part.network).state_dict() for n, part in self.updater.beside.items()}}
+            self.run.save_checkpoint(
+                settings.done + step,
+                unwrap(self.updater.policy.network).model,
+                self.collector.tokenizer,
+                state,
+                settings.keep_checkpoints,
+            )
         self.accelerator.wait_for_everyone()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state; the policy has its weights already."""
+        self.cursor, self.buffer, self.updater.skipped = state["cursor"], state["buffer"], state["skipped"]
+        self.scheduler.load_state_dict(state["scheduler"])
+        for name, part in self.trained().items():
+            part.optimizer.load_state_dict(state["optimizers"][name])
+        for name, part in self.updater.beside.items():
+            self.accelerator.unwrap_model(part.network).load_state_dict(state["beside"][name])
+        self.history = [row for row in self.run.metrics if row["stage"] == self.settings.stage]
+
+    def trained(self) -> dict[str, Trained]:
+        """Everything with an optimizer, by name."""
+        found = {"policy": self.updater.policy, **self.updater.beside}
+        return found | ({"buffer": self.buffered.policy} if self.buffered else {})
+
+    def _needs(self, step: int) -> frozenset[Need]:
+        """What this step needs: the method's needs, unless it chooses among them step by step."""
+        choose = self.updater.method.chooses
+        if choose is None:
+            return self.needs
+        chance = derive_seed(self.settings.seed, "choice", self.settings.done + step) / 2**63
+        return choose(self.updater.options, step, self.history, chance)
+
+
+def _mixed(responses: Sequence[Response]) -> set[int]:
+    """The slots of which some rollouts are right and some are wrong."""
+    right = {r.slot for r in responses if not r.is_demo and r.grade.score >= 1}
+    return right & {r.slot for r in responses if not r.is_demo and r.grade.score < 1}
 
 
 @contextmanager

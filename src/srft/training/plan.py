@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from srft.errors import SrftError
 from srft.policy import load_config, load_tokenizer
 from srft.recipe import Recipe
 from srft.rollout import find_engine
+from srft.training.preference import check_pairs
+from srft.training.prompts import GUIDE, find_patterns, read_patterns
 from srft.verify import Verifier
 
 
@@ -46,6 +48,8 @@ class Plan:
         steps: of the whole run.
         dropped_answers: problems left out because their answer does not grade as equal to itself.
         dropped_prompts: prompts left out because every demonstration of theirs was over the limit.
+        patterns: thought patterns for guided rollouts, with their number of conditions.
+        longest_prompt: tokens, the longest pattern included.
     """
 
     recipe: Recipe
@@ -57,6 +61,15 @@ class Plan:
     steps: int
     dropped_answers: int
     dropped_prompts: int
+    patterns: tuple[tuple[float, str], ...]
+    longest_prompt: int
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that a prompt, a hint and a response may take together."""
+        rollout = self.recipe.rollout
+        response = max(rollout.max_response_length, self.recipe.evaluation.max_response_length or 0)
+        return self.longest_prompt + (rollout.max_response_length if rollout.hint else 0) + response
 
     @property
     def pad_token_id(self) -> int:
@@ -77,37 +90,89 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     config = load_config(model.path, changes=model.config, **trusted)
     tokenizer = load_tokenizer(model.path, **trusted)
     check_tokenizer(tokenizer, f"model.path: {model.path}")
-    longest = recipe.evaluation.max_response_length or rollout.max_response_length
-    _check_window(config, data.max_prompt_length + max(longest, rollout.max_response_length))
+    longest = max(rollout.max_response_length, recipe.evaluation.max_response_length or 0)
 
     problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
     kept = _with_good_answers(problems, recipe, verifier)
-    needs_demos = "demonstrations" in recipe.loss.needs(recipe.method_options)
-    if needs_demos:
+    if recipe.reads_demonstrations:
         _check_demonstrations(kept, recipe.method.name)
-    limits: dict[str, Any] = {"template": TEMPLATES[data.template], "max_prompt_length": data.max_prompt_length}
-    prompts, counts = tokenize_problems(
-        kept,
-        tokenizer,
-        **limits,
-        max_response_length=rollout.max_response_length,
-        long_demonstrations=data.long_demonstrations,
-    )
-    usable = [p for p in prompts if p.demonstrations] if needs_demos else prompts
-    if not usable:
-        raise SrftError(
-            f"every demonstration is longer than {rollout.max_response_length} tokens",
-            where=f"data.path: {data.path}",
-            fix="Raise rollout.max_response_length or set data.long_demonstrations: truncate.",
-        )
+    usable, counts, dropped_prompts = _tokenized(recipe, tokenizer, kept, recipe.reads_demonstrations)
+    if "preferences" in recipe.needs and data.selection is None:
+        check_pairs(usable, f"data.path: {data.path}")
+    patterns = _patterns(recipe, kept)
+    room = max((len(tokenizer(GUIDE.format(pattern))["input_ids"]) for _, pattern in patterns), default=0)
     evaluations = {}
     for name, chosen in recipe.evaluation.sets.items():
         tests = load_problems(chosen.path, split=chosen.split, limit=chosen.limit, options=chosen.options)
+        limits: dict[str, Any] = {"template": TEMPLATES[data.template], "max_prompt_length": data.max_prompt_length}
         evaluations[name], _ = tokenize_problems(tests, tokenizer, **limits, max_response_length=longest)
-    per_epoch = len(usable) / training.prompts_per_step
-    steps = training.steps if training.steps is not None else math.ceil((training.epochs or 0) * per_epoch)
-    dropped = len(problems) - len(kept)
-    return Plan(recipe, config, tokenizer, usable, counts, evaluations, steps, dropped, len(prompts) - len(usable))
+    steps, dropped = _steps(recipe, len(usable)), len(problems) - len(kept)
+    plan = Plan(
+        recipe,
+        config,
+        tokenizer,
+        usable,
+        counts,
+        evaluations,
+        steps,
+        dropped,
+        dropped_prompts,
+        tuple(patterns),
+        data.max_prompt_length + room,
+    )
+    _check_window(config, plan.longest_sequence)
+    return plan
+
+
+def with_problems(plan: Plan, problems: list[Problem]) -> Plan:
+    """The plan on other problems: those of a selection."""
+    usable, counts, dropped = _tokenized(plan.recipe, plan.tokenizer, problems, demonstrations=True)
+    steps = _steps(plan.recipe, len(usable))
+    return replace(plan, prompts=usable, counts=counts, dropped_prompts=dropped, steps=steps)
+
+
+def _tokenized(
+    recipe: Recipe, tokenizer: Any, problems: list[Problem], demonstrations: bool
+) -> tuple[list[Prompt], Counts, int]:
+    """The prompts to train on, their counts, and how many are left out for want of a demonstration."""
+    data, limit = recipe.data, recipe.rollout.max_response_length
+    prompts, counts = tokenize_problems(
+        problems,
+        tokenizer,
+        template=TEMPLATES[data.template],
+        max_prompt_length=data.max_prompt_length,
+        max_response_length=limit,
+        long_demonstrations=data.long_demonstrations,
+    )
+    usable = [p for p in prompts if p.demonstrations] if demonstrations else prompts
+    if not usable:
+        raise SrftError(
+            f"every demonstration is longer than {limit} tokens",
+            where=f"data.path: {data.path}",
+            fix="Raise rollout.max_response_length or set data.long_demonstrations: truncate.",
+        )
+    return usable, counts, len(prompts) - len(usable)
+
+
+def _steps(recipe: Recipe, problems: int) -> int:
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    return math.ceil((training.epochs or 0) * problems / training.prompts_per_step)
+
+
+def _patterns(recipe: Recipe, problems: list[Problem]) -> list[tuple[float, str]]:
+    guidance = recipe.rollout.guidance
+    if guidance is None:
+        return []
+    found = read_patterns(guidance.library) if guidance.library else find_patterns(problems)
+    if not found:
+        raise SrftError(
+            "there is no demonstration to take a thought pattern from",
+            where="rollout.guidance",
+            fix="Name a library of patterns (rollout.guidance.library), or give data with demonstrations.",
+        )
+    return found
 
 
 def _check_split(prompts: int, updates: int, processes: int) -> None:
@@ -140,7 +205,7 @@ def _check_demonstrations(problems: list[Problem], method: str) -> None:
 
 
 def _with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifier) -> list[Problem]:
-    if "rollouts" not in recipe.loss.needs(recipe.method_options):
+    if "rollouts" not in recipe.needs and recipe.data.selection is None:
         return problems  # rewards play no part
     bad = [p for p in problems if not p.answer]
     bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
@@ -165,7 +230,7 @@ def estimate(plan: Plan) -> Size:
     lora, layers, hidden = recipe.model.lora, text.num_hidden_layers, text.hidden_size
     trainable = min(parameters, 14 * layers * hidden * lora.rank) if lora else parameters
     rollout, tokens = recipe.rollout, recipe.training.tokens_per_micro_batch
-    needs = recipe.loss.needs(recipe.method_options)
+    needs = recipe.needs
     lengths = [len(p.ids) for p in plan.prompts]
     demo_lengths = [len(d) for p in plan.prompts for d in p.demonstrations] or [0]
     prompt, demo = sum(lengths) / len(lengths), sum(demo_lengths) / len(demo_lengths)
@@ -178,7 +243,8 @@ def estimate(plan: Plan) -> Size:
     memory = {
         "weights": 4.0 * parameters,
         "gradients and optimizer": 12.0 * trainable,
-        "reference": 4.0 * parameters if "reference" in needs else 0.0,
+        "reference": 4.0 * parameters if needs & {"reference", "reference_distribution", "preferences"} else 0.0,
+        "critic or reward model": 16.0 * parameters if needs & {"critic", "reward_model"} else 0.0,
         "activations": width * tokens * layers * hidden * (2.0 if recipe.model.gradient_checkpointing else 20.0),
         "vocabulary chunk": 4 * 3.0 * 1024 * text.vocab_size,
         "rollout cache": float(width * cached) if "rollouts" in needs else 0.0,

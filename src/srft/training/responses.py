@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from srft.objective import Need, Responses
 from srft.policy import Pair
 from srft.rollout import Sampler
 from srft.seed import derive_seed
+from srft.training.prompts import Asking, as_it_is
 from srft.verify import Grade, Verifier
 
 
@@ -63,10 +65,11 @@ class Sampling:
 
 
 class Collector:
-    """Samples and grades. Keeps the demonstrations' grades, which never change."""
+    """Samples and grades. Keeps the demonstrations' grades, which never change. `ask` says what a prompt's rollouts
+    answer."""
 
-    def __init__(self, sampler: Sampler, verifier: Verifier, tokenizer: Any, seed: int) -> None:
-        self.sampler, self.verifier, self.tokenizer, self.seed = sampler, verifier, tokenizer, seed
+    def __init__(self, sampler: Sampler, verifier: Verifier, tokenizer: Any, seed: int, ask: Asking = as_it_is) -> None:
+        self.sampler, self.verifier, self.tokenizer, self.seed, self.ask = sampler, verifier, tokenizer, seed, ask
         self._demo_grades: dict[tuple[str, str], Grade] = {}
 
     def rollouts(self, prompts: Sequence[tuple[int, Prompt]], how: Sampling, purpose: str) -> list[Response]:
@@ -103,15 +106,26 @@ class Collector:
         self, prompts: Sequence[tuple[int, Prompt]], needs: frozenset[Need], how: Sampling, demos: int, step: int
     ) -> list[Response]:
         """What the method needs of a step: each prompt's rollouts, then its demonstrations."""
-        found = self.rollouts(prompts, how, f"step {step}") if "rollouts" in needs else []
-        found += self.demonstrations(prompts, demos) if "demonstrations" in needs else []
+        shown: list[tuple[int, Prompt]] = []
+        ways: dict[tuple[int, int], list[tuple[int, Prompt]]] = defaultdict(list)
+        for slot, prompt in prompts:
+            plain, asked = self.ask(prompt, how.n, step, slot) if "rollouts" in needs else (prompt, [])
+            shown.append((slot, plain))
+            for k, (variant, n) in enumerate(asked):
+                ways[k, n].append((slot, variant))
+        found = []
+        for (k, n), chosen in ways.items():
+            found += self.rollouts(chosen, replace(how, n=n), f"step {step}" + (f", way {k}" if k else ""))
+        found += self.demonstrations(shown, demos) if "demonstrations" in needs else []
         return sorted(found, key=lambda r: (r.slot, r.is_demo))
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def table(responses: Sequence[Response], limit: int, gather: Callable[[list], list]) -> tuple[Responses, list[Pair]]:
+def table(
+    responses: Sequence[Response], limit: int, number: int, gather: Callable[[list], list]
+) -> tuple[Responses, list[Pair]]:
     """The table of the step's responses over all ranks, in the order of slots, and this rank's own pairs."""
     mine = [(r.slot, k, r.grade.score, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
     everyone = sorted(gather(mine))
@@ -123,18 +137,6 @@ def table(responses: Sequence[Response], limit: int, gather: Callable[[list], li
         is_demo=torch.tensor(demos, dtype=torch.bool),
         length=torch.tensor(lengths, dtype=torch.long),
         limit=limit,
+        number=number,
     )
     return step, [Pair(r.prompt.ids, r.token_ids, rows[r.slot, k]) for k, r in enumerate(responses)]
-
-
-def epoch_order(problems: int, seed: int, epoch: int) -> list[int]:
-    """The shuffled order of an epoch."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
-    return torch.randperm(problems, generator=generator).tolist()
-
-
-def step_prompts(prompts: Sequence[Prompt], per_step: int, step: int, seed: int) -> list[tuple[int, Prompt]]:
-    """The (slot, prompt) pairs of a step: a walk through shuffled epochs, so that any step can be had by its number."""
-    places = range(step * per_step, (step + 1) * per_step)
-    orders = {epoch: epoch_order(len(prompts), seed, epoch) for epoch in {p // len(prompts) for p in places}}
-    return [(i, prompts[orders[p // len(prompts)][p % len(prompts)]]) for i, p in enumerate(places)]

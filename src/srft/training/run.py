@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,30 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
+from torch import Tensor
 from transformers import AutoModelForCausalLM, get_scheduler
 
-from srft.data import resolve_path
+from srft.data import TEMPLATES, Problem, Prompt, resolve_path, tokenize_problems
 from srft.errors import SrftError
-from srft.policy import Policy, load_model
+from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
+from srft.policy import Critic, Pair, Policy, load_model
 from srft.recipe import Recipe, load_recipe
 from srft.rollout import make_sampler
 from srft.training.display import Display
 from srft.training.loop import Loop, Settings, load_trainer_state
-from srft.training.plan import Plan, check_size, estimate, make_plan
+from srft.training.plan import (
+    Plan,
+    check_size,
+    estimate,
+    make_plan,
+    with_problems,
+)
+from srft.training.preference import train_on_pairs
+from srft.training.prompts import Asking, Guidance, Hints, as_it_is
 from srft.training.responses import Collector, Sampling
 from srft.training.run_dir import RunDir
-from srft.training.update import Updater
+from srft.training.selection import Candidate, needs_scores, read, score, select, write
+from srft.training.update import Trained, Updater, gather
 from srft.verify import Verifier
 
 
@@ -77,18 +89,38 @@ def train(
     main = accelerator.is_main_process
     directory = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
     checkpoint = directory.checkpoint if resume else None
+    state = load_trainer_state(checkpoint) if checkpoint else None
     set_seed(recipe.training.seed)
     with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
-        plan = make_plan(recipe, verifier, accelerator.num_processes)
-        check_size(estimate(plan), directory.path, accelerator.num_processes)
-        if checkpoint is None:
+        plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
+        for plan in plans:
+            check_size(estimate(plan), directory.path, accelerator.num_processes)
+        if state is None:
             _first(accelerator, lambda: directory.create(recipe.to_yaml(), recipe.training.seed))
-        display = Display(console if main else None, plan.steps)
-        display.say(_headline(plan, accelerator, directory))
-        loop, start = _assemble(plan, accelerator, verifier, directory, display, checkpoint)
-        if checkpoint is not None:
-            _first(accelerator, lambda: directory.rewind(start, recipe.to_yaml()))
-        finished = loop.train(start)
+        else:
+            _first(accelerator, lambda: directory.rewind(state["done"] + state["step"], recipe.to_yaml()))
+        display = Display(console if main else None, sum(plan.steps for plan in plans))
+        if recipe.logging.trackers:
+            accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
+        finished, done = True, 0
+        for stage, plan in enumerate(plans, 1):
+            if state and stage < state["stage"]:
+                continue
+            here = state if state and stage == state["stage"] else None
+            done = here["done"] if here else done
+            actor = _Actor(plan, accelerator, verifier, directory.checkpoint if state or stage > 1 else None)
+            plan = _selected(plan, actor, accelerator, directory, stage)
+            display.say(_headline(plan, accelerator, directory, f"stage {stage}: " if recipe.stages else ""))
+            loop = _assemble(plan, actor, accelerator, directory, display, stage, done)
+            if here:
+                loop.restore(here)
+            learn = partial(_prefer, plan) if "preferences" in plan.recipe.needs else Loop.train
+            finished = learn(loop, here["step"] if here else 0)
+            done += plan.steps
+            accelerator.free_memory()
+            finished = finished and not (loop.interrupted and stage < len(plans))
+            if not finished:
+                break
     accelerator.end_training()
     display.say(
         f"Done: {directory.path} (model: {directory.checkpoint})"
@@ -129,74 +161,134 @@ def _first(accelerator: Accelerator, act: Callable[[], None]) -> None:
         raise failure[0]
 
 
+class _Actor:
+    """The policy of a stage and what samples and grades with it. `checkpoint` holds its weights, where there is one."""
+
+    def __init__(self, plan: Plan, accelerator: Accelerator, verifier: Verifier, checkpoint: Path | None) -> None:
+        recipe, rollout, tokenizer = plan.recipe, plan.recipe.rollout, plan.tokenizer
+        self.checkpoint = checkpoint
+        self.policy = Policy(_model(recipe, checkpoint), rollout.temperature).to(accelerator.device)
+        sampler = make_sampler(
+            rollout.engine,
+            self.policy.model,
+            pad_token_id=plan.pad_token_id,
+            stop_token_ids=_stop_tokens(tokenizer, self.policy.model),
+            max_model_len=plan.longest_sequence,
+            path=resolve_path(str(checkpoint or recipe.model.path)),
+            max_batch=rollout.max_batch,
+        )
+        self.collector = Collector(sampler, verifier, tokenizer, recipe.training.seed, _asking(plan))
+
+
+def _asking(plan: Plan) -> Asking:
+    recipe, tokenizer = plan.recipe, plan.tokenizer
+    hint, guidance, data = recipe.rollout.hint, recipe.rollout.guidance, recipe.data
+    if hint:
+        steps = round(hint.steps * plan.steps)
+        return Hints(hint.chunks, hint.start, hint.end, steps, tokenizer, recipe.training.seed)
+    if guidance:
+
+        def ask(problem: Problem) -> Prompt:
+            limits: dict[str, Any] = {"max_prompt_length": plan.longest_prompt, "max_response_length": 1}
+            return tokenize_problems([problem], tokenizer, template=TEMPLATES[data.template], **limits)[0][0]
+
+        return Guidance(guidance.share, plan.patterns, ask)
+    return as_it_is
+
+
+def _selected(plan: Plan, actor: _Actor, accelerator: Accelerator, directory: RunDir, stage: int) -> Plan:
+    """The plan on the policy's own selected samples, where its recipe asks for them; kept in the run directory."""
+    recipe, how = plan.recipe, plan.recipe.data.selection
+    if how is None:
+        return plan
+    file = directory.path / f"selection-{stage}.jsonl"
+    if not file.exists():
+        rank, ranks, rollout = accelerator.process_index, accelerator.num_processes, recipe.rollout
+        mine = list(enumerate(plan.prompts))[rank::ranks]
+        sampling = Sampling(how.n, rollout.temperature, rollout.top_p, rollout.max_response_length)
+        with accelerator.autocast():
+            found = actor.collector.rollouts(mine, sampling, f"selection {stage}")
+            scores = [(0.0, 0.0)] * len(found)
+            if needs_scores(how):
+                pairs = [Pair(r.prompt.ids, r.token_ids, i) for i, r in enumerate(found)]
+                scores = score(actor.policy, pairs, recipe.training.tokens_per_micro_batch, plan.pad_token_id)
+        rows = [(r.slot, r.text, r.grade.score >= 1, *s) for r, s in zip(found, scores, strict=True)]
+        candidates = [Candidate(plan.prompts[slot].problem, *rest) for slot, *rest in sorted(gather(accelerator, rows))]
+        chosen = select(candidates, how, recipe.training.seed)
+        _first(accelerator, lambda: write(file, chosen))
+    return with_problems(plan, read(file))
+
+
 def _assemble(
     plan: Plan,
+    actor: _Actor,
     accelerator: Accelerator,
-    verifier: Verifier,
     directory: RunDir,
     display: Display,
-    checkpoint: Path | None,
-) -> tuple[Loop, int]:
-    recipe, tokenizer = plan.recipe, plan.tokenizer
-    options, optim, training, rollout = recipe.method_options, recipe.optim, recipe.training, recipe.rollout
-    needs = recipe.loss.needs(options)
-    policy = Policy(_model(recipe, checkpoint), rollout.temperature).to(accelerator.device)
-    optimizer = torch.optim.AdamW(
-        [p for p in policy.parameters() if p.requires_grad],
-        lr=optim.lr,
-        betas=optim.betas,
-        weight_decay=optim.weight_decay,
+    stage: int,
+    done: int,
+) -> Loop:
+    recipe, needs = plan.recipe, plan.recipe.needs
+    optim, training, rollout, evaluation = recipe.optim, recipe.training, recipe.rollout, recipe.evaluation
+
+    def trained(network: Any, lr: float) -> Trained:
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        return Trained(*accelerator.prepare(network, optimizer))
+
+    def frozen() -> Policy:
+        return Policy(_model(recipe, None), rollout.temperature).to(accelerator.device).eval().requires_grad_(False)
+
+    policy = trained(actor.policy, optim.lr)
+    beside, auxiliary_lr = {}, optim.auxiliary_lr or optim.lr
+    if "critic" in needs:
+        critic = Critic(_model(recipe, None, lora=False)).to(accelerator.device)
+        beside["critic"] = trained(critic, auxiliary_lr)
+    if "reward_model" in needs:
+        judge = Policy(_model(recipe, None), rollout.temperature).to(accelerator.device)
+        beside["reward_model"] = trained(judge, auxiliary_lr)
+    updater = Updater(
+        policy,
+        accelerator,
+        recipe.loss,
+        recipe.method_options,
+        optim.max_grad_norm,
+        reference=frozen() if needs & {"reference", "reference_distribution"} else None,
+        beside=beside,
+        shaping=_shaping(recipe),
     )
-    scheduler = get_scheduler(optim.schedule_name, optimizer, round(optim.warmup * plan.steps), plan.steps)
-    start, skipped = 0, 0
-    if checkpoint is not None:
-        state = load_trainer_state(checkpoint)
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        start, skipped = state["step"], state["skipped"]
-    policy, optimizer = accelerator.prepare(policy, optimizer)
-    model = accelerator.unwrap_model(policy).model
-    stop = _stop_tokens(tokenizer, model)
-    sampler = make_sampler(
-        rollout.engine,
-        model,
-        pad_token_id=plan.pad_token_id,
-        stop_token_ids=stop,
-        max_model_len=recipe.data.max_prompt_length
-        + max(rollout.max_response_length, recipe.evaluation.max_response_length or 0),
-        path=resolve_path(str(checkpoint or recipe.model.path)),
-        max_batch=rollout.max_batch,
-    )
-    updater = Updater(policy, optimizer, accelerator, recipe.loss, options, optim.max_grad_norm)
-    updater.skipped = skipped
-    if recipe.logging.trackers:
-        accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
-    reference = None
-    if "reference" in needs:
-        reference = (
-            Policy(_model(recipe, None), rollout.temperature).to(accelerator.device).eval().requires_grad_(False)
-        )
-    evaluation, logging = recipe.evaluation, recipe.logging
-    loop = Loop(
+    buffered = None
+    if recipe.buffer.size:
+        parameters = [p for p in policy.network.parameters() if p.requires_grad]
+        lr = recipe.buffer.lr or optim.lr
+        own = torch.optim.AdamW(parameters, lr=lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        supervised = Trained(policy.network, accelerator.prepare(own))
+        buffered = Updater(supervised, accelerator, get_method(recipe.buffer.method), {}, optim.max_grad_norm)
+    schedule = (round(optim.warmup * plan.steps), plan.steps)
+    return Loop(
         Settings(
+            stage=stage,
+            done=done,
             steps=plan.steps,
             prompts_per_step=training.prompts_per_step,
             demonstrations=rollout.demonstrations,
+            refill=rollout.refill,
             updates_per_batch=optim.updates_per_batch,
+            buffer=recipe.buffer.size,
             tokens_per_micro_batch=training.tokens_per_micro_batch,
             evaluate_every=evaluation.every,
             evaluate_first=evaluation.at_start,
             checkpoint_every=training.checkpoint_every,
-            show_every=logging.samples_every,
+            show_every=recipe.logging.samples_every,
             keep_checkpoints=training.keep_checkpoints,
-            save_rollouts=logging.rollouts,
+            save_rollouts=recipe.logging.rollouts,
             seed=training.seed,
         ),
         accelerator=accelerator,
         updater=updater,
-        scheduler=scheduler,
-        reference=reference,
-        collector=Collector(sampler, verifier, tokenizer, training.seed),
+        buffered=buffered,
+        scheduler=get_scheduler(optim.schedule_name, policy.optimizer.optimizer, *schedule),
+        collector=actor.collector,
         prompts=plan.prompts,
         evaluations=plan.evaluations,
         needs=needs,
@@ -211,19 +303,49 @@ def _assemble(
         run=directory,
         display=display,
     )
-    return loop, start
 
 
-def _model(recipe: Recipe, checkpoint: Path | None) -> Any:
+def _prefer(plan: Plan, loop: Loop, start: int) -> bool:
+    """A stage on preference pairs: TRL trains, our run directory keeps what comes of it. It has no step in between to
+    continue from."""
+    recipe, accelerator, began = plan.recipe, loop.accelerator, time.perf_counter()
+    if start >= plan.steps:
+        return True
+    if loop.settings.done == 0 and loop.settings.evaluate_first:
+        loop.evaluate(0)
+
+    def report(step: int, logs: Mapping[str, float]) -> None:
+        metrics = {"loss/dpo": logs["loss"], **{k: v for k, v in logs.items() if k not in ("loss", "epoch")}}
+        loop.report(step, metrics, (), (time.perf_counter() - began) / step)
+
+    model = accelerator.unwrap_model(loop.updater.policy.network).model
+    template = TEMPLATES[recipe.data.template]
+    train_on_pairs(recipe, model, plan.tokenizer, template, plan.prompts, plan.steps, accelerator.num_processes, report)
+    loop.save(plan.steps)
+    loop.evaluate(plan.steps)
+    return True
+
+
+def _shaping(recipe: Recipe) -> tuple[Callable[[Tokens], Tensor], ...]:
+    ppl, position = recipe.advantage.ppl, recipe.advantage.position
+    found: list[Callable[[Tokens], Tensor]] = []
+    if ppl:
+        found.append(lambda t: ppl_shaping(t, ppl.alpha))
+    if position:
+        found.append(lambda t: position_shaping(t, position.alpha, position.steps))
+    return tuple(found)
+
+
+def _model(recipe: Recipe, checkpoint: Path | None, lora: bool = True) -> Any:
     """The recipe's model, with the checkpoint's weights where there is one."""
     section = recipe.model
-    adapters = section.lora is not None
+    adapters = lora and section.lora is not None
     model = load_model(
         section.path if checkpoint is None or adapters else str(checkpoint),
         changes=section.config,
         attention=section.attention,
         gradient_checkpointing=section.gradient_checkpointing,
-        lora=section.lora.model_dump() if section.lora else None,
+        lora=section.lora.model_dump() if section.lora and adapters else None,
         revision=section.revision if checkpoint is None or adapters else None,
         trust_remote_code=section.trust_remote_code,
     )
@@ -240,9 +362,9 @@ def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
     return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}
 
 
-def _headline(plan: Plan, accelerator: Accelerator, directory: RunDir) -> str:
+def _headline(plan: Plan, accelerator: Accelerator, directory: RunDir, stage: str) -> str:
     recipe = plan.recipe
-    rollouts = recipe.rollouts_per_prompt if "rollouts" in recipe.loss.needs(recipe.method_options) else "no"
+    rollouts = recipe.rollouts_per_prompt if "rollouts" in recipe.needs else "no"
     counts, lost = plan.counts, ""
     if counts.truncated or counts.dropped or plan.dropped_answers:
         lost = (
@@ -250,7 +372,7 @@ def _headline(plan: Plan, accelerator: Accelerator, directory: RunDir) -> str:
             f"{plan.dropped_prompts} prompts; {plan.dropped_answers} problems dropped for their answer"
         )
     return (
-        f"{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
+        f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
         f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
         f"{accelerator.num_processes} × {accelerator.device.type}; {directory.path}{lost}"
     )
