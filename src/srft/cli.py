@@ -145,6 +145,25 @@ def contamination(
         show(console, found)
 
 
+@app.command("alignment-tax")
+def alignment_tax(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, or srft:model.")],
+    tasks: Annotated[str, typer.Option(help="With commas.")] = "gsm8k,mmlu,truthfulqa,cmmlu,gpqa",
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of each lm-eval task.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with their files; what it lacks: the hub.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for alignment-tax.json.")] = Path("runs/alignment-tax"),
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    chat: Annotated[bool, typer.Option(help="Through the tokenizer's chat template.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+) -> None:
+    """What training cost of general abilities: PSFT's tasks through lm-eval (extra `lm-eval`)."""
+    arguments = {**locals(), "tasks": tasks.split(",")}
+    _quiet()
+    from srft.evaluation.tax import alignment_tax as run
+
+    run(**arguments, console=console)
+
+
 def _show_plan(recipe: Any, out: Path | None) -> None:
     from srft.training.plan import check_size, estimate, gib, make_plan
     from srft.verify import Verifier

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from srft import load_recipe, train
 from srft.cli import app
 from srft.data import Problem
 from srft.errors import SrftError
@@ -62,3 +65,19 @@ def test_real_training_data_has_no_copy_of_math500() -> None:
     assert (
         contamination(str(train.parent / "math500.jsonl"), "math500:20", data_dir=train.parent)["math500"].exact == 20
     )
+
+
+def test_a_training_run_says_that_it_trains_on_its_test_set(tmp_path: Path) -> None:
+    same = {"evaluation.sets.test.path": "srft:arithmetic/train.jsonl", "evaluation.sets.test.limit": "3"}
+    recipe = load_recipe(
+        "quickstart",
+        [f"{k}={v}" for k, v in same.items()]
+        + ["training.steps=1", "evaluation.at_start=false", "training.device=cpu", "evaluation.sets.ood.limit=2"]
+        + ["evaluation.samples=1", "rollout.max_response_length=8", "training.prompts_per_step=2"],
+    )
+    console = Console(record=True, width=200, file=io.StringIO())
+    train(recipe, tmp_path / "run", console=console)
+    said = console.export_text()
+    assert "In the training prompts stand problems of evaluation sets: test 3 of 3 (3 word for word)" in said
+    report = json.loads((tmp_path / "run" / "contamination.json").read_text())
+    assert (report["test"]["exact"], report["ood"]["exact"]) == (3, 0)

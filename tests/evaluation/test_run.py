@@ -16,10 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from srft.cli import app
+from srft.data import Problem
 from srft.errors import SrftError
 from srft.evaluation.records import RecordFile
 from srft.evaluation.run import evaluate
 from srft.evaluation.settings import Options
+from srft.verify import Verifier
 from tests.conftest import shared
 
 TEST, OOD = "srft:arithmetic/test.jsonl", "srft:arithmetic/ood.jsonl"
@@ -174,3 +176,14 @@ def test_real_benchmarks_run_against_the_papers(tmp_path: Path) -> None:
     )
     assert results["against"][0]["rows"]["SRFT"]["math500"]["score"] == 89.8
     assert results["benchmarks"]["gsm8k"]["source"]["rows"] == 1319
+
+
+def test_recorded_responses_score_as_they_were_scored() -> None:
+    """800 responses of a 7B model; the one that differs was marked wrong for writing 10000 as the gold has 10{,}000."""
+    recorded = rows(shared("data/qwen_math_cot_100.jsonl"))
+    items = [(Problem(r["question"], r["gt"]), text) for r in recorded for text in r["response"]]
+    theirs = [bool(score) for r in recorded for score in r["score"]]
+    with Verifier(workers=1) as verifier:
+        ours = [grade.score >= 1 for grade in verifier.grade(items)]
+    different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    assert [(recorded[i // 8]["gt"], ours[i]) for i in different] == [("10{,}000", True)]

@@ -92,6 +92,12 @@ def contamination(
     return overlap(prompts, {c.name: load_benchmark(c, data_dir=data_dir)[0] for c in choices}, n)
 
 
+def warning(found: Mapping[str, Overlap]) -> str:
+    """In a line, which sets have problems that training prompts repeat in half or more; "" if none has."""
+    parts = [f"{name} {o.half} of {o.problems} ({o.exact} word for word)" for name, o in found.items() if o.half]
+    return f"In the training prompts stand problems of evaluation sets: {', '.join(parts)}" if parts else ""
+
+
 def show(console: Console, found: Mapping[str, Overlap]) -> None:
     """A line a benchmark, then the most covered problems."""
     table = Table(box=None, pad_edge=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, get_scheduler
 
 from srft.data import TEMPLATES, Problem, Prompt, resolve_path, tokenize_problems
 from srft.errors import SrftError
+from srft.evaluation.contamination import overlap, warning
 from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
 from srft.policy import Critic, Pair, Policy, load_model
 from srft.recipe import Recipe, load_recipe
@@ -100,6 +102,8 @@ def train(
         else:
             _first(accelerator, lambda: directory.rewind(state["done"] + state["step"], recipe.to_yaml()))
         display = Display(console if main else None, sum(plan.steps for plan in plans))
+        if main:
+            _look_for_overlap(plans, directory, display)
         if recipe.logging.trackers:
             accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
         finished, done = True, 0
@@ -141,6 +145,17 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
         log_with=list(recipe.logging.trackers) or None,
         project_dir=str(out or "runs"),
     )
+
+
+def _look_for_overlap(plans: Sequence[Plan], directory: RunDir, display: Display) -> None:
+    """contamination.json: which problems of the evaluation sets stand in the training prompts; a warning if any do."""
+    prompts = [p.problem for plan in plans for p in plan.prompts]
+    sets = {name: [p.problem for p in tests] for plan in plans for name, tests in plan.evaluations.items()}
+    found = overlap(prompts, sets)
+    report = {name: o.to_json() for name, o in found.items()}
+    (directory.path / "contamination.json").write_text(json.dumps(report, indent=2) + "\n")
+    if line := warning(found):
+        display.say(line)
 
 
 def _agree(path: str) -> str:
