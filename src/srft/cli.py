@@ -95,7 +95,9 @@ def methods() -> None:
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, or srft:model.")],
-    benchmarks: Annotated[str, typer.Option(help="NAME, NAME:PROBLEMS or a file, with commas; srft and psft for all.")],
+    benchmarks: Annotated[
+        str, typer.Option(help="NAME, NAME:200x4 or a file, with commas; srft, psft: all of theirs.")
+    ],
     protocol: Annotated[str, typer.Option(help="srft or psft; the options below change it.")] = "srft",
     samples: Annotated[int | None, typer.Option(help="Responses of a problem.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems of each.")] = None,
@@ -103,6 +105,7 @@ def evaluate(
     top_p: Annotated[float | None, typer.Option()] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a response.")] = None,
     template: Annotated[str | None, typer.Option(help="srft, qwen-math, chat or none.")] = None,
+    extract: Annotated[str | None, typer.Option(help="boxed, or last: without a box the last answer stated.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with benchmark files; what it lacks: the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results; runs/eval-MODEL-PROTOCOL if left out.")] = None,
     against: Annotated[str, typer.Option(help="srft-table2, psft-table1, … or another --out, with commas.")] = "",

@@ -114,6 +114,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
 def test_benchmarks_are_chosen_by_words() -> None:
     assert choose("gsm8k:200, math500", 5) == [Choice("gsm8k", 200), Choice("math500", 5)]
+    assert choose("gsm8k:200x4,math500x2", 5) == [Choice("gsm8k", 200, None, 4), Choice("math500", 5, None, 2)]
     assert [c.name for c in choose("srft")] == list(GROUPS["srft"])
     assert choose("srft:arithmetic/test.jsonl:4") == [Choice("test", 4, "srft:arithmetic/test.jsonl")]
     for text, words in {"gsm9k": "Did you mean 'gsm8k'", "amc,amc": "named twice", "": "no benchmark"}.items():
@@ -131,6 +132,7 @@ def test_protocols_are_the_papers() -> None:
     assert samples["mmlu-pro"] == samples["supergpqa"] == samples["headqa"] == (1, 1)
     assert psft.length_of(Choice("ifeval")) == 4096
     assert make_protocol("psft", max_response_length=100).length_of(Choice("ifeval")) == 100
+    assert make_protocol("srft", samples=4).samples_of(Choice("aime24", samples=2)) == 2
     assert make_protocol("srft", samples=4).samples_of(Choice("aime24")) == 4
     for change in ({"template": "qwen"}, {"temperature": -1.0}, {"samples": 0}, {"top_p": 0.0}):
         with pytest.raises(SrftError):

@@ -118,12 +118,14 @@ class Choice:
     Args:
         name: of the benchmark; for a file its stem.
         limit: only the first so many problems.
+        samples: of each problem; None leaves it to the protocol.
         path: the file, or whatever else `load_problems` reads.
     """
 
     name: str
     limit: int | None = None
     path: str | None = None
+    samples: int | None = None
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -131,23 +133,24 @@ class Choice:
 
 
 def choose(text: str, limit: int | None = None) -> list[Choice]:
-    """What `gsm8k:200,math500:100,mine.jsonl` asks for; `srft` and `psft` are the papers' own lists. `limit` is for
-    names without one of their own.
+    """What `gsm8k:200x4,math500,mine.jsonl` asks for: 200 problems with 4 samples each, then whole ones. `srft` and
+    `psft` are the papers' own lists. `limit` is for names without one of their own.
 
     Raises:
         SrftError: an unknown benchmark, or one named twice.
     """
     found: dict[str, Choice] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.fullmatch(r"(.+?)(?::([1-9]\d*))?", part)
+        match = re.fullmatch(r"(.+?)(?::([1-9]\d*))?(?:x([1-9]\d*))?", part)
         assert match is not None
         word, number = match[1], int(match[2]) if match[2] else limit
+        samples = int(match[3]) if match[3] else None
         if word in GROUPS:
-            chosen = [Choice(name, number) for name in GROUPS[word]]
+            chosen = [Choice(name, number, samples=samples) for name in GROUPS[word]]
         elif word in BENCHMARKS:
-            chosen = [Choice(word, number)]
+            chosen = [Choice(word, number, samples=samples)]
         elif "/" in word or word.endswith((".jsonl", ".json", ".parquet")):
-            chosen = [Choice(Path(word).stem, number, word)]
+            chosen = [Choice(Path(word).stem, number, word, samples)]
         else:
             raise SrftError(
                 f"unknown benchmark '{word}'", where="--benchmarks", fix=did_you_mean(word, [*BENCHMARKS, *GROUPS])

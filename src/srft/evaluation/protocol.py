@@ -20,6 +20,7 @@ class Protocol:
         max_response_length: tokens.
         template: of the prompts.
         samples: of each problem, where the user asks for a number; else each benchmark's own.
+        extract: which answer counts: the `boxed` one alone, or failing that the `last` one that is stated.
     """
 
     name: str
@@ -28,10 +29,11 @@ class Protocol:
     max_response_length: int
     template: str
     samples: int | None = None
+    extract: str = "boxed"
 
     def samples_of(self, choice: Choice) -> int:
-        if self.samples is not None:
-            return self.samples
+        if asked := choice.samples or self.samples:
+            return asked
         return choice.benchmark.samples.get(self.name, 1) if choice.benchmark else 1
 
     def length_of(self, choice: Choice) -> int:
@@ -65,6 +67,7 @@ def make_protocol(name: str, **changes: Any) -> Protocol:
             fix=did_you_mean(protocol.template, TEMPLATES),
         )
     for option, good in {
+        "extract": protocol.extract in ("boxed", "last"),
         "temperature": protocol.temperature >= 0,
         "top-p": 0 < protocol.top_p <= 1,
         "max-length": protocol.max_response_length > 0,

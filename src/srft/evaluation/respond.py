@@ -12,6 +12,7 @@ from torch import Tensor
 from srft.data import Problem, Prompt
 from srft.errors import SrftError
 from srft.evaluation import ifeval
+from srft.evaluation.extract import boxed
 from srft.evaluation.records import Record
 from srft.policy import Pair, Policy, cut
 from srft.rollout import Sample, Sampler
@@ -24,7 +25,8 @@ STATISTICS_TOKENS = 16384  # padded tokens of one forward pass
 
 @dataclass(frozen=True)
 class Draw:
-    """How a benchmark is sampled: responses of a problem, temperature, top-p, tokens, and what seeds them."""
+    """How a benchmark is sampled: responses of a problem, temperature, top-p, tokens, what seeds them, and which answer
+    counts: the `boxed` one, or failing that the `last` one that is stated."""
 
     name: str
     n: int
@@ -32,6 +34,7 @@ class Draw:
     top_p: float
     max_response_length: int
     seed: int
+    extract: str = "boxed"
 
 
 class Responder:
@@ -62,15 +65,20 @@ class Responder:
         )
         drawn = [(n, p, slot, s) for (n, p), group in zip(prompts, groups, strict=True) for slot, s in enumerate(group)]
         texts = [self.tokenizer.decode(s.token_ids, skip_special_tokens=True) for *_, s in drawn]
-        scores = self._grade([(p.problem, p.opening + x) for (_, p, _, _), x in zip(drawn, texts, strict=True)])
+        whole = [prompt.opening + text for (_, prompt, _, _), text in zip(drawn, texts, strict=True)]
+        if draw.extract == "last":
+            whole = [boxed(text) for text in whole]
+        scores = self._grade([(p.problem, text) for (_, p, _, _), text in zip(drawn, whole, strict=True)])
         looks = self._look([(p, s) for _, p, _, s in drawn])
         return [
             {
                 "problem": number, "sample": slot, "prompt": prompt.problem.prompt, "gold": prompt.problem.answer,
-                "response": text, "answer": answer_of(prompt.opening + text), "tokens": len(sample.token_ids),
+                "response": text, "answer": answer_of(full), "tokens": len(sample.token_ids),
                 "finished": sample.finished, **score, **look,
             }
-            for (number, prompt, slot, sample), text, score, look in zip(drawn, texts, scores, looks, strict=True)
+            for (number, prompt, slot, sample), text, full, score, look in zip(
+                drawn, texts, whole, scores, looks, strict=True
+            )
         ]  # fmt: skip
 
     def _grade(self, items: Sequence[tuple[Problem, str]]) -> list[Record]:

@@ -61,7 +61,7 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
     """
     protocol = make_protocol(
         options.protocol, samples=options.samples, temperature=options.temperature, top_p=options.top_p,
-        max_response_length=options.max_length, template=options.template,
+        max_response_length=options.max_length, template=options.template, extract=options.extract,
     )  # fmt: skip
     choices, engine = choose(options.benchmarks, options.limit), find_engine(options.engine)
     against = compare.check_against(options.against)
@@ -128,7 +128,15 @@ def _task(choice: Choice, options: Options, protocol: Protocol, tokenizer: Any, 
             where="--max-length",
             fix=f"Give --max-length {max(window - longest, 1)}, or widen --config max_position_embeddings=….",
         )
-    draw = Draw(choice.name, protocol.samples_of(choice), protocol.temperature, protocol.top_p, length, options.seed)
+    draw = Draw(
+        choice.name,
+        protocol.samples_of(choice),
+        protocol.temperature,
+        protocol.top_p,
+        length,
+        options.seed,
+        protocol.extract,
+    )
     return Task(choice, prompts, source, draw)
 
 

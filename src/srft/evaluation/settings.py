@@ -42,6 +42,7 @@ class Options:
     top_p: float | None = None
     max_length: int | None = None
     template: str | None = None
+    extract: str | None = None
     revision: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
