@@ -167,6 +167,31 @@ def alignment_tax(
     run(**arguments, console=console)
 
 
+@app.command()
+def judge(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, or srft:model.")],
+    benchmark: Annotated[str, typer.Option(help="mt-bench, alpaca-eval or arena-hard.")],
+    judge_url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, up to /v1.")],
+    judge_model: Annotated[str, typer.Option(help="As the endpoint calls it.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder with the published questions and baselines.")],
+    out: Annotated[Path, typer.Option(help="Answers, judgements and scores.")] = Path("runs/judged"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 2048,
+    max_batch: Annotated[int, typer.Option(min=1, help="Answers decoded together.")] = 64,
+    engine: Annotated[str, typer.Option(help="auto, transformers or vllm.")] = "auto",
+    key_variable: Annotated[str, typer.Option(help="Environment variable with the key.")] = "OPENAI_API_KEY",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Have a judge compare or rate the model's answers; the same command again continues."""
+    arguments = dict(locals())
+    _quiet()
+    from srft.evaluation.alignment import judge as run
+    from srft.evaluation.judge import Endpoint
+
+    url, name, key = (arguments.pop(word) for word in ("judge_url", "judge_model", "key_variable"))
+    run(**arguments, endpoint=Endpoint(url, name, key), console=console)
+
+
 def _show_plan(recipe: Any, out: Path | None) -> None:
     from srft.training.plan import check_size, estimate, gib, make_plan
     from srft.verify import Verifier

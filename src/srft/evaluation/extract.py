@@ -20,7 +20,7 @@ def boxed(text: str) -> str:
 
 
 def last_answer(text: str) -> str | None:
-    """What follows the last "####", "answer:" or "answer is" in its line, from its last "=" on; else the last number."""
+    """What follows the last "####", "answer:" or "answer is" in its line, after an "="; else the last number."""
     *_, end = (0, *(match.end() for match in _STATED.finditer(text)))
     if end:
         line = text[end:].lstrip(": ").partition("\n")[0].rpartition("=")[2]

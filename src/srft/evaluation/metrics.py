@@ -67,20 +67,21 @@ def _majority(votes: Sequence[tuple[bool, str | None] | None]) -> float:
     return sum(winners) / len(winners)
 
 
-def bootstrap(values: Sequence[float], seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of the mean of `values` (one a problem) over resampled problems."""
+def bootstrap(
+    values: Sequence[float], seed: int = 0, level: float = 0.95, weights: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """The percentile interval of the mean of `values` (one a problem) over resampled problems; with `weights`, of the
+    sum of values over the sum of weights."""
     array = np.asarray(values, dtype=np.float64)
+    below = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(array):
         raise SrftError("no problem to resample", where="bootstrap", fix="Evaluate at least one.")
     generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    size = max(1, 2_000_000 // len(array))  # resamples at once: a benchmark of 12,000 problems fits in memory
-    means = np.concatenate(
-        [
-            array[generator.integers(len(array), size=(min(size, RESAMPLES - done), len(array)))].mean(axis=1)
-            for done in range(0, RESAMPLES, size)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    size, means = max(1, 2_000_000 // len(array)), []  # resamples at once: 12,000 problems fit in memory
+    for done in range(0, RESAMPLES, size):
+        drawn = generator.integers(len(array), size=(min(size, RESAMPLES - done), len(array)))
+        means.append(array[drawn].sum(axis=1) / below[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
