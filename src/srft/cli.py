@@ -106,12 +106,13 @@ def evaluate(
     max_length: Annotated[int | None, typer.Option(help="Tokens of a response.")] = None,
     template: Annotated[str | None, typer.Option(help="srft, qwen-math, chat or none.")] = None,
     extract: Annotated[str | None, typer.Option(help="boxed, or last: without a box the last answer stated.")] = None,
+    grader: Annotated[str | None, typer.Option(help="Of mathematical answers: math or oat.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with benchmark files; what it lacks: the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results; runs/eval-MODEL-PROTOCOL if left out.")] = None,
     against: Annotated[str, typer.Option(help="srft-table2, psft-table1, … or another --out, with commas.")] = "",
     training_data: Annotated[str | None, typer.Option(help="Report its overlap with the benchmarks.")] = None,
     engine: Annotated[str, typer.Option(help="auto, transformers or vllm.")] = "auto",
-    max_batch: Annotated[int, typer.Option(min=1, help="Responses decoded together.")] = 64,
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Responses decoded together: 64, vLLM 2048.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     statistics: Annotated[bool, typer.Option(help="Entropy, branching factor, perplexity.")] = True,
     config: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, a change to the model's config.")] = None,
@@ -121,10 +122,11 @@ def evaluate(
     """Evaluate a model by the papers' protocols; the same command again continues after a kill."""
     arguments = dict(locals())
     _quiet()
-    from srft.evaluation.run import evaluate
-    from srft.evaluation.settings import Options, parse_config
+    from srft.evaluation import Options
+    from srft.evaluation import evaluate as run
+    from srft.evaluation.settings import parse_config
 
-    evaluate(Options(**{**arguments, "config": parse_config(config or [])}), console)
+    run(Options(**{**arguments, "config": parse_config(config or [])}), console)
 
 
 @app.command()

@@ -104,3 +104,11 @@ def test_scores_of_a_benchmark_by_hand() -> None:
 @pytest.mark.parametrize(("answer", "form"), [("1,000", "1000"), ("2.50", "5/2"), (" \\,A ", "a"), (None, None)])
 def test_equal_answers_are_written_alike(answer: str | None, form: str | None) -> None:
     assert written(answer) == form
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("C", "C"), ("(b)", "B"), ("\\text{D}", "D"), ("\\textbf{(A) nine}", "A"), ("A: Paris", "A"), ("Paris", None)],
+)
+def test_choices_vote_by_their_letter(answer: str, letter: str | None) -> None:
+    assert written(answer, "choice") == letter

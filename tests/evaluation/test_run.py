@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 from srft.cli import app
 from srft.data import Problem
 from srft.errors import SrftError
+from srft.evaluation import Options, evaluate
 from srft.evaluation.records import RecordFile
-from srft.evaluation.run import evaluate
-from srft.evaluation.settings import Options
 from srft.verify import Verifier
 from tests.conftest import shared
 
@@ -187,3 +186,11 @@ def test_recorded_responses_score_as_they_were_scored() -> None:
         ours = [grade.score >= 1 for grade in verifier.grade(items)]
     different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     assert [(recorded[i // 8]["gt"], ours[i]) for i in different] == [("10{,}000", True)]
+
+
+def test_vllm_answers_too(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed: docs/recipes.md, Engines")
+    results = evaluate(options(tmp_path / "e", f"{TEST}:4", engine="vllm"))
+    assert results["settings"]["engine"] == "vllm"
+    assert len(rows(tmp_path / "e" / "test.jsonl")) == 16
+    assert results["benchmarks"]["test"]["entropy"] > 0

@@ -19,6 +19,7 @@ class Protocol:
         temperature: 0 is greedy.
         max_response_length: tokens.
         template: of the prompts.
+        grader: of mathematical answers, "math" or "oat".
         samples: of each problem, where the user asks for a number; else each benchmark's own.
         extract: which answer counts: the `boxed` one alone, or failing that the `last` one that is stated.
     """
@@ -30,6 +31,7 @@ class Protocol:
     template: str
     samples: int | None = None
     extract: str = "boxed"
+    grader: str = "math"
 
     def samples_of(self, choice: Choice) -> int:
         if asked := choice.samples or self.samples:
@@ -67,6 +69,7 @@ def make_protocol(name: str, **changes: Any) -> Protocol:
             fix=did_you_mean(protocol.template, TEMPLATES),
         )
     for option, good in {
+        "grader": protocol.grader in ("math", "oat"),
         "extract": protocol.extract in ("boxed", "last"),
         "temperature": protocol.temperature >= 0,
         "top-p": 0 < protocol.top_p <= 1,

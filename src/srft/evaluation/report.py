@@ -140,7 +140,8 @@ def _how(settings: Mapping[str, Any]) -> str:
     p = settings["protocol"]
     return (
         f"protocol {p['name']}, template {p['template']}, temperature {p['temperature']:g}, top-p {p['top_p']:g}, "
-        f"at most {p['max_response_length']} tokens, answers {p['extract']}, seed {settings['seed']}"
+        f"at most {p['max_response_length']} tokens, answers {p['extract']}, grader {p['grader']}, "
+        f"seed {settings['seed']}, {settings['precision']}"
     )
 
 

@@ -73,6 +73,7 @@ class Responder:
         return [
             {
                 "problem": number, "sample": slot, "prompt": prompt.problem.prompt, "gold": prompt.problem.answer,
+                "grader": prompt.problem.verifier,
                 "response": text, "answer": answer_of(full), "tokens": len(sample.token_ids),
                 "finished": sample.finished, **score, **look,
             }

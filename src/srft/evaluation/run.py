@@ -62,6 +62,7 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
     protocol = make_protocol(
         options.protocol, samples=options.samples, temperature=options.temperature, top_p=options.top_p,
         max_response_length=options.max_length, template=options.template, extract=options.extract,
+        grader=options.grader,
     )  # fmt: skip
     choices, engine = choose(options.benchmarks, options.limit), find_engine(options.engine)
     against = compare.check_against(options.against)
@@ -84,9 +85,9 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
         left = {name: _left(file, task) for (name, file), task in zip(files.items(), tasks, strict=True)}
         accelerator.wait_for_everyone()  # all have read before any writes
         if any(left.values()):
-            responder = _responder(options, config, tokenizer, verifier, accelerator, tasks, settings["precision"])
+            responder = _responder(options, config, tokenizer, verifier, accelerator, tasks, settings)
             progress = Progress(console if main else None, accelerator.num_processes)
-            _sample(responder, tasks, left, files, options.max_batch, accelerator, progress)
+            _sample(responder, tasks, left, files, _max_batch(options, engine), accelerator, progress)
     accelerator.wait_for_everyone()
     results: dict[str, Any] = {}
     if main:
@@ -113,7 +114,7 @@ def _task(choice: Choice, options: Options, protocol: Protocol, tokenizer: Any, 
         ifeval.check(problems)
     length = protocol.length_of(choice)
     prompts, _ = tokenize_problems(
-        [replace(p, demonstrations=()) for p in problems],
+        [replace(p, verifier=protocol.grader) if p.verifier == "math" else p for p in problems],
         tokenizer,
         template=TEMPLATES[protocol.template],
         max_prompt_length=NO_LIMIT,
@@ -152,10 +153,10 @@ def _responder(
     verifier: Verifier,
     accelerator: Accelerator,
     tasks: Sequence[Task],
-    precision: str,
+    settings: Mapping[str, Any],
 ) -> Responder:
     model = load_model(options.model, changes=options.config, revision=options.revision)
-    model.to(accelerator.device, torch.float32 if precision == "fp32" else torch.bfloat16).eval()
+    model.to(accelerator.device, torch.float32 if settings["precision"] == "fp32" else torch.bfloat16).eval()
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     sampler = make_sampler(
         options.engine,
@@ -164,9 +165,13 @@ def _responder(
         pad_token_id=int(pad),
         stop_token_ids=stop_tokens(tokenizer, model),
         max_model_len=max(len(p.ids) + t.draw.max_response_length for t in tasks for p in t.prompts),
-        max_batch=options.max_batch,
+        max_batch=_max_batch(options, settings["engine"]),
     )
     return Responder(sampler, verifier, tokenizer, Policy(model) if options.statistics else None, int(pad))
+
+
+def _max_batch(options: Options, engine: str) -> int:
+    return options.max_batch or (2048 if engine == "vllm" else 64)
 
 
 def _sample(

@@ -12,6 +12,8 @@ from srft.evaluation.metrics import bootstrap, maj_at_k, pass_at_k
 from srft.evaluation.records import Record, flat
 from srft.verify.answer import plain_number
 
+_LETTER = re.compile(r"(?:\\\w+\{|[^A-Za-z\\])*([A-Za-z])(?![A-Za-z])")
+
 
 def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[int] = ()) -> dict[str, Any]:
     """Everything that is reported of a benchmark. Shares are of 1, lengths in tokens, entropy in nats.
@@ -28,7 +30,7 @@ def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[in
     n = len(next(iter(groups.values())))
     ks = sorted({*ks} or {1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
     right = {problem: [r["score"] >= 1 for r in group] for problem, group in groups.items()}
-    answers = {problem: [written(r["answer"]) for r in group] for problem, group in groups.items()}
+    answers = {problem: [written(r["answer"], r.get("grader")) for r in group] for problem, group in groups.items()}
     records = flat(groups)
     found: dict[str, Any] = {"problems": len(groups), "samples": n}
     means = [fmean(r["score"] for r in group) for group in groups.values()]
@@ -61,10 +63,14 @@ def unsolved(groups: Mapping[int, Sequence[Record]], k: int) -> set[int]:
     return {problem for problem, group in groups.items() if not any(r["score"] >= 1 for r in group[:k])}
 
 
-def written(answer: str | None) -> str | None:
-    """An answer in the form in which equal ones vote together: a number as its value, else without blanks and case."""
+def written(answer: str | None, grader: str | None = None) -> str | None:
+    """An answer in the form in which equal ones vote together: of a choice the letter, a number as its value, else
+    without blanks and case."""
     if answer is None:
         return None
+    if grader == "choice":
+        letter = _LETTER.match(answer)
+        return letter[1].upper() if letter else None
     number = plain_number(answer)
     return str(number) if number is not None else re.sub(r"[\s$]|\\[ ,;!]", "", answer).casefold()
 

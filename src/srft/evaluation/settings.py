@@ -27,7 +27,7 @@ class Options:
         model: hub id, folder, GGUF file or `srft:model`.
         benchmarks: as `choose` reads them, with `limit` problems of each that says no number itself.
         config: changes to the model's config, e.g. rope_theta.
-        max_batch: responses decoded together; what reaches the disk at a time.
+        max_batch: responses decoded together, which reach the disk together: 64, with vLLM 2048.
         statistics: entropy, branching factor and perplexity, by one more forward pass.
         training_data: a training set whose overlap with the benchmarks is reported.
         against: tables of the papers or folders of other evaluations.
@@ -43,13 +43,14 @@ class Options:
     max_length: int | None = None
     template: str | None = None
     extract: str | None = None
+    grader: str | None = None
     revision: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     data_dir: Path | None = None
     out: Path | None = None
     engine: str = "auto"
-    max_batch: int = 64
+    max_batch: int | None = None
     precision: str = "auto"
     statistics: bool = True
     training_data: str | None = None
