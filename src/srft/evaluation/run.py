@@ -114,7 +114,10 @@ def _task(choice: Choice, options: Options, protocol: Protocol, tokenizer: Any, 
         ifeval.check(problems)
     length = protocol.length_of(choice)
     prompts, _ = tokenize_problems(
-        [replace(p, verifier=protocol.grader) if p.verifier == "math" else p for p in problems],
+        [
+            replace(p, demonstrations=(), verifier=protocol.grader if p.verifier == "math" else p.verifier)
+            for p in problems
+        ],
         tokenizer,
         template=TEMPLATES[protocol.template],
         max_prompt_length=NO_LIMIT,
