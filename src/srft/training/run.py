@@ -311,6 +311,12 @@ def _prefer(plan: Plan, loop: Loop, start: int) -> bool:
     recipe, accelerator, began = plan.recipe, loop.accelerator, time.perf_counter()
     if start >= plan.steps:
         return True
+    if start:
+        raise SrftError(
+            f"a finished stage of '{recipe.method.name}' cannot go on from step {start} to {plan.steps}",
+            where="training.steps",
+            fix="Train it anew, as long as you want it.",
+        )
     if loop.settings.done == 0 and loop.settings.evaluate_first:
         loop.evaluate(0)
 
