@@ -55,6 +55,29 @@ def train(
 
 
 @app.command()
+def select(
+    run: Annotated[Path, typer.Argument(help="A run directory with saved rollouts.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write, for `data.path`.")],
+    keep: Annotated[str, typer.Option(help="correct, noise, entropy, rbf, noise+rbf or pairs.")] = "correct",
+    top: Annotated[float, typer.Option(help="Share of a prompt's right samples kept by entropy or rbf.")] = 0.5,
+    noise: Annotated[float, typer.Option(help="Share of wrong samples in what is kept.")] = 0.05,
+    model: Annotated[str | None, typer.Option(help="Scores entropy and rbf; else the newest checkpoint.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the wrong samples' draw.")] = 0,
+) -> None:
+    """Select demonstrations, or preference pairs, from a run's own rollouts: `srft select runs/x --out mine.jsonl`."""
+    _quiet()
+    from srft.recipe import make_selection
+    from srft.training import RunDir, selection
+
+    how = make_selection(keep=keep, top=top, noise=noise)
+    candidates = selection.saved_candidates(RunDir(run), how, model)
+    chosen = selection.select(candidates, how, seed)
+    selection.write(out, chosen)
+    right = sum(c.right for c in candidates)
+    console.print(f"{out}: {len(chosen)} of {len(candidates)} rollouts ({right} right) kept by {keep}")
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
     copy: Annotated[Path | None, typer.Option(help="Copy it to this file, to make it yours.")] = None,
@@ -84,12 +107,14 @@ def methods() -> None:
     from srft.objective import methods as registered
 
     for name, method in sorted(registered().items()):
-        defaults = {option: default for option, (_, default) in method.options.items()}
         console.print(f"[bold]{name}[/bold]  {escape(method.summary)}")
-        console.print(f"  needs    {', '.join(sorted(method.needs(defaults)))}")
-        console.print(f"  options  {escape(', '.join(f'{k}={v}' for k, v in defaults.items()))}")
+        console.print(f"  source   {escape(method.source)}")
+        console.print(f"  needs    {', '.join(sorted(method.needs({})))}")
+        console.print(f"  options  {escape(', '.join(f'{k}={v}' for k, v in method.defaults().items()))}")
         if method.presets:
             console.print(f"  presets  {', '.join(method.presets)}")
+        if method.settings:
+            console.print(f"  sets     {', '.join(f'{k}={v}' for k, v in method.settings.items())}")
 
 
 def _show_plan(recipe: Any, out: Path | None) -> None:
