@@ -127,12 +127,12 @@ def test_sasr_warms_up_then_draws() -> None:
     for last in (4.0, 1.0, 12.0):  # of which 4 was the warm-up's last
         if last != 4.0:
             history.append({"grad_norm": last})
+        history.append({"grad_norm": 1000.0, "reward": 0.5})  # a step of GRPO is not looked at
         p = last / (last + 2.0 * 4.0)
         for draw in (0.0, p - 1e-9):
             assert sasr.chooses(o, len(history) + 1, history, draw) == SUPERVISED
         for draw in (p + 1e-9, 0.999):
             assert sasr.chooses(o, len(history) + 1, history, draw) == REINFORCED
-        history.append({"grad_norm": 1000.0, "reward": 0.5})  # a step of GRPO is not looked at
 
 
 def test_sasr_by_default_warms_up_50_steps() -> None:

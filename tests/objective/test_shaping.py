@@ -212,3 +212,8 @@ def test_branching_factor_at_its_ends() -> None:
     sure[3] = 1
     half = torch.tensor([0.5, 0.5] + [1e-12] * 18, dtype=torch.float64)
     assert branching_factor(torch.stack([sure, even, half]).log()).tolist() == [1, 19, 2]
+    at_least = torch.tensor([[0.95, 0.05]], dtype=torch.float64).log()
+    assert float(at_least[0, 0].exp()) == 0.95
+    assert branching_factor(at_least).tolist() == [1]
+    rounded = torch.full((1, 20), 0.045, dtype=torch.float64).log()  # as a sum in low precision may fall short
+    assert branching_factor(rounded).tolist() == [20]
