@@ -60,7 +60,9 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
         if o["entropy_scope"] == "sample":
             return fmean(float(h.detach()) for h in entropies[i])
         lengths = [len(logps[j]) for j in kinds[kind]]
-        return sum(float(table.mean["entropy"][j]) * m for j, m in zip(kinds[kind], lengths, strict=True)) / sum(lengths)
+        return sum(float(table.mean["entropy"][j]) * m for j, m in zip(kinds[kind], lengths, strict=True)) / sum(
+            lengths
+        )
 
     cap = inf if o["entropy_cap"] is None else o["entropy_cap"]
 
