@@ -59,7 +59,7 @@ def test_dry_run_of_quickstart(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [n for n in list_recipes() if n.startswith("qwen2.5-math-7b")])
+@pytest.mark.parametrize("name", [f"qwen2.5-math-7b-{ending}" for ending in ("srft", "sft")])
 def test_dry_run_of_the_papers_recipes_on_a_config_alone(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(resolve_path("srft:model"), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
@@ -90,6 +90,14 @@ def test_dry_run_of_the_papers_recipes_on_a_config_alone(tmp_path: Path, name: s
         )
     else:
         assert (recipe.optim.lr, recipe.optim.schedule, recipe.training.steps) == (1e-6, "constant", 500)
+
+
+def test_dry_run_shows_every_stage(tmp_path: Path) -> None:
+    found = command("train", "quickstart-sft-then-dpo", "--dry-run", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    for words in ("stage 1 of 2", "method sft: ", "2000 to train on", "stage 2 of 2", "method dpo: ", "'pairs' kept"):
+        assert words in found.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_is_two_lines_and_exit_code_2() -> None:

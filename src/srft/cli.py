@@ -55,6 +55,29 @@ def train(
 
 
 @app.command()
+def select(
+    run: Annotated[Path, typer.Argument(help="A run directory with saved rollouts.")],
+    out: Annotated[Path, typer.Option(help="JSONL file to write, for `data.path`.")],
+    keep: Annotated[str, typer.Option(help="correct, noise, entropy, rbf, noise+rbf or pairs.")] = "correct",
+    top: Annotated[float, typer.Option(help="Share of a prompt's right samples kept by entropy or rbf.")] = 0.5,
+    noise: Annotated[float, typer.Option(help="Share of wrong samples in what is kept.")] = 0.05,
+    model: Annotated[str | None, typer.Option(help="Scores entropy and rbf; else the newest checkpoint.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the wrong samples' draw.")] = 0,
+) -> None:
+    """Select demonstrations, or preference pairs, from a run's own rollouts: `srft select runs/x --out mine.jsonl`."""
+    _quiet()
+    from srft.recipe import make_selection
+    from srft.training import RunDir, selection
+
+    how = make_selection(keep=keep, top=top, noise=noise)
+    candidates = selection.saved_candidates(RunDir(run), how, model)
+    chosen = selection.select(candidates, how, seed)
+    selection.write(out, chosen)
+    right = sum(c.right for c in candidates)
+    console.print(f"{out}: {len(chosen)} of {len(candidates)} rollouts ({right} right) kept by {keep}")
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this one.")] = None,
     copy: Annotated[Path | None, typer.Option(help="Copy it to this file, to make it yours.")] = None,
@@ -84,12 +107,14 @@ def methods() -> None:
     from srft.objective import methods as registered
 
     for name, method in sorted(registered().items()):
-        defaults = {option: default for option, (_, default) in method.options.items()}
         console.print(f"[bold]{name}[/bold]  {escape(method.summary)}")
-        console.print(f"  needs    {', '.join(sorted(method.needs(defaults)))}")
-        console.print(f"  options  {escape(', '.join(f'{k}={v}' for k, v in defaults.items()))}")
+        console.print(f"  source   {escape(method.source)}")
+        console.print(f"  needs    {', '.join(sorted(method.needs({})))}")
+        console.print(f"  options  {escape(', '.join(f'{k}={v}' for k, v in method.defaults().items()))}")
         if method.presets:
             console.print(f"  presets  {', '.join(method.presets)}")
+        if method.settings:
+            console.print(f"  sets     {', '.join(f'{k}={v}' for k, v in method.settings.items())}")
 
 
 @app.command("eval")
@@ -195,41 +220,52 @@ def judge(
 
 
 def _show_plan(recipe: Any, out: Path | None) -> None:
-    from srft.training.plan import check_size, estimate, gib, make_plan
     from srft.verify import Verifier
 
+    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
     with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
-        plan = make_plan(recipe, verifier)
-        size = estimate(plan)
-        first = plan.prompts[0]
-        console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
-        options = json.dumps(recipe.method_options)
-        console.print(f"method {recipe.method.name}: {escape(options)}")
-        counts = plan.counts
-        console.print(
-            f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
-            f"({counts.truncated} truncated, {counts.dropped} dropped as too long), "
-            f"{plan.dropped_prompts} prompts left out for it, {plan.dropped_answers} for their answer; "
-            f"{len(plan.prompts)} to train on"
-        )
-        for name, prompts in plan.evaluations.items():
-            console.print(f"evaluation {name}: {len(prompts)} problems × {recipe.evaluation.samples} samples")
-        console.rule("a prompt")
-        console.print(escape(plan.tokenizer.decode(first.ids)), markup=False, highlight=False)
-        if first.demonstrations:
-            console.rule("its demonstration")
-            text = plan.tokenizer.decode(first.demonstrations[0])
-            console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
-        console.rule("estimate")
-        console.print(f"{size.parameters / 1e6:.1f} M parameters, {size.trainable / 1e6:.1f} M of them trained")
-        parts = ", ".join(f"{part} {gib(amount)}" for part, amount in size.memory.items() if amount)
-        console.print(f"memory per process about {gib(size.total_memory)}: {parts}")
-        console.print(f"checkpoints up to {gib(size.disk)}")
-        console.print(f"{plan.steps} steps, about {size.seconds / 60:.1f} minutes on this machine (a rough guide)")
-        try:
-            check_size(size, out or Path("runs"))
-        except SrftError as error:
-            console.print(f"[yellow]Would not start here:[/yellow] {escape(str(error))}")
+        for stage, part in enumerate(recipe.parts, 1):
+            if recipe.stages:
+                console.rule(f"stage {stage} of {len(recipe.stages)}")
+            _show_part(part, verifier, out)
+
+
+def _show_part(recipe: Any, verifier: Any, out: Path | None) -> None:
+    """The plan of one stage, or of a recipe without any."""
+    from srft.training.plan import check_size, estimate, gib, make_plan
+
+    plan = make_plan(recipe, verifier)
+    size = estimate(plan)
+    first = plan.prompts[0]
+    options = json.dumps(recipe.method_options)
+    console.print(f"method {recipe.method.name}: {escape(options)}")
+    counts = plan.counts
+    console.print(
+        f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
+        f"({counts.truncated} truncated, {counts.dropped} dropped as too long), "
+        f"{plan.dropped_prompts} prompts left out for it, {plan.dropped_answers} for their answer; "
+        f"{len(plan.prompts)} to train on"
+    )
+    if chosen := recipe.data.selection:
+        console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")
+    for name, prompts in plan.evaluations.items():
+        console.print(f"evaluation {name}: {len(prompts)} problems × {recipe.evaluation.samples} samples")
+    console.rule("a prompt")
+    console.print(escape(plan.tokenizer.decode(first.ids)), markup=False, highlight=False)
+    if first.demonstrations:
+        console.rule("its demonstration")
+        text = plan.tokenizer.decode(first.demonstrations[0])
+        console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
+    console.rule("estimate")
+    console.print(f"{size.parameters / 1e6:.1f} M parameters, {size.trainable / 1e6:.1f} M of them trained")
+    parts = ", ".join(f"{part} {gib(amount)}" for part, amount in size.memory.items() if amount)
+    console.print(f"memory per process about {gib(size.total_memory)}: {parts}")
+    console.print(f"checkpoints up to {gib(size.disk)}")
+    console.print(f"{plan.steps} steps, about {size.seconds / 60:.1f} minutes on this machine (a rough guide)")
+    try:
+        check_size(size, out or Path("runs"))
+    except SrftError as error:
+        console.print(f"[yellow]Would not start here:[/yellow] {escape(str(error))}")
 
 
 def _quiet() -> None:

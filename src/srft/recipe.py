@@ -7,7 +7,6 @@ method options of the layers beneath it.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -314,6 +313,18 @@ def _check(tree: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
+def make_selection(**values: Any) -> Selection:
+    """A `data.selection` from plain values.
+
+    Raises:
+        SrftError: naming the key, for whatever is unknown or malformed.
+    """
+    try:
+        return Selection.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, "data.selection", Selection.model_fields) from None
+
+
 def _read(source: str | Path | Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if isinstance(source, Mapping):
         tree, where = dict(source), "recipe"
@@ -440,7 +451,7 @@ def _keys(path: list[str]) -> list[str]:
 
 
 def _suggest(word: str, path: list[str], choices: list[str], everywhere: bool) -> str:
-    if everywhere and not difflib.get_close_matches(word, choices, n=1, cutoff=0.6):
+    if everywhere:
         for section, info in Recipe.model_fields.items():
             if word in getattr(info.annotation, "model_fields", {}):
                 return f"Did you mean '{section}.{word}'?"

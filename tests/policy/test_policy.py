@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, Qwen2Config
 
 from srft.errors import SrftError
-from srft.policy import Pair, Policy, cut, forward, load_config, load_model, pad
+from srft.policy import Critic, Pair, Policy, cut, forward, load_config, load_model, pad
 
 SIZE = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -32,7 +32,7 @@ def test_forward_is_the_models_own(name: str, temperature: float, monkeypatch: p
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
     policy, batch = Policy(model, temperature), pad(PAIRS, 0)
-    logp, entropy = policy(batch)
+    logp, entropy, _ = policy(batch)
     (logp.sum() + entropy.sum()).backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
@@ -48,6 +48,56 @@ def test_forward_is_the_models_own(name: str, temperature: float, monkeypatch: p
     (expected_logp.sum() + expected_entropy.sum()).backward()
     for n, p in model.named_parameters():
         torch.testing.assert_close(grads[n], p.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_quantities_see_the_whole_vocabulary_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KL(π‖π_ref) from the chunked head against torch's own on the models' full logits, value and gradient."""
+    monkeypatch.setattr(forward, "CHUNK", 2)
+    torch.manual_seed(0)
+    model, other = (AutoModelForCausalLM.from_config(CONFIGS["qwen2"], dtype=torch.float32).eval() for _ in range(2))
+    policy, reference = Policy(model), Policy(other).requires_grad_(False)
+    quantities = {"kl": lambda logp, ref: (logp.exp() * (logp - ref)).sum(-1), "most": lambda logp, ref: logp.amax(-1)}
+    _, _, found = policy(pad(PAIRS, 0), quantities, reference)
+    found["kl"].sum().backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    kl, most = [], []
+    for pair in PAIRS:
+        ids = torch.tensor([[*pair.prompt, *pair.response]])
+        ours, theirs = (m(input_ids=ids).logits[0].log_softmax(-1)[len(pair.prompt) - 1 : -1] for m in (model, other))
+        kl.append(torch.nn.functional.kl_div(theirs, ours, reduction="none", log_target=True).sum(-1))
+        most.append(ours.amax(-1))
+    torch.testing.assert_close(found["kl"], torch.cat(kl), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["most"], torch.cat(most), rtol=1e-4, atol=1e-5)
+    torch.cat(kl).sum().backward()
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(grads[n], p.grad, rtol=1e-3, atol=1e-4)
+    assert all(p.grad is None for p in other.parameters())
+
+
+def test_a_critic_values_the_state_before_each_token() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"], dtype=torch.float32).eval()
+    critic = Critic(model)
+    value = critic(pad(PAIRS, 0))
+    expected = []
+    for pair in PAIRS:
+        ids = torch.tensor([[*pair.prompt, *pair.response]])
+        hidden = model.model(input_ids=ids).last_hidden_state[0]
+        expected.append((hidden @ critic.head.weight[0])[len(pair.prompt) - 1 : -1])
+    torch.testing.assert_close(value, torch.cat(expected), rtol=1e-4, atol=1e-6)
+    value.sum().backward()
+    assert critic.head.weight.grad.abs().max() > 0
+
+
+def test_no_pairs_are_a_batch_without_tokens() -> None:
+    """A rank without work takes part in the backward pass."""
+    model = AutoModelForCausalLM.from_config(CONFIGS["qwen2"], dtype=torch.float32)
+    (batch,) = cut([], 100, 0)
+    logp, _, found = Policy(model)(batch, {"most": lambda logp, ref: logp.amax(-1)})
+    assert len(logp) == len(found["most"]) == len(Critic(model)(batch)) == 0
+    logp.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.model.parameters())
 
 
 def test_an_unknown_head_is_refused() -> None:

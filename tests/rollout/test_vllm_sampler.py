@@ -37,7 +37,7 @@ def test_vllm_follows_the_policy(lora: dict | None) -> None:
         policy.temperature = options.get("temperature") or 1.0
         pairs = [Pair(ids, s.token_ids, i) for i, s in enumerate(group)]
         with torch.no_grad():
-            logp, _ = policy(pad(pairs, 0))
+            logp, _, _ = policy(pad(pairs, 0))
         theirs = torch.tensor([x for s in group for x in s.logprobs])
         return float((logp - theirs).abs().max()), [s.token_ids for s in group]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,11 +40,10 @@ def command(*arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
-@pytest.mark.parametrize("preset", [None, "hpt"])
-def test_every_method_trains_by_its_name(tmp_path: Path, name: str, preset: str | None) -> None:
-    if preset and preset not in methods()[name].presets:
-        pytest.skip(f"{name} has no preset {preset}")
+@pytest.mark.parametrize(
+    ("name", "preset"), [("sft", None), ("grpo", None), ("sft+rl", None), ("srft", None), ("srft", "hpt")]
+)
+def test_another_method_is_another_word(tmp_path: Path, name: str, preset: str | None) -> None:
     chosen = [f"method.preset={preset}"] if preset else []
     run = train(small(f"method.name={name}", "optim.lr=1e-3", *chosen), tmp_path / "run")
     assert run.finished
@@ -51,14 +51,10 @@ def test_every_method_trains_by_its_name(tmp_path: Path, name: str, preset: str 
     for row in run.metrics:
         assert all(abs(value) < 1e6 for value in row.values())
         assert sum(v for k, v in row.items() if k.startswith("gradient_share/")) == pytest.approx(1)
-        assert ("reward" in row) == ("rollouts" in methods()[name].needs(run_options(name)))
+        assert ("reward" in row) == ("rollouts" in methods()[name].needs({}))
     before, after = weights(resolve_path("srft:model")), weights(run.directory.checkpoint)
     assert any(not torch.equal(before[k], after[k]) for k in before)
     assert {row["set"] for row in run.evaluations} == {"test", "ood"}
-
-
-def run_options(name: str) -> dict[str, Any]:
-    return {option: default for option, (_, default) in methods()[name].options.items()}
 
 
 def test_run_directory(tmp_path: Path) -> None:
@@ -97,7 +93,14 @@ def same(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [["method.name=sft+rl", "optim.updates_per_batch=2"], ["method.entropy_scope=batch"]]
+    "changes",
+    [
+        pytest.param(["method.name=sft+rl", "optim.updates_per_batch=2"], id="two updates"),
+        pytest.param(["method.entropy_scope=batch"], id="means"),
+        pytest.param(["method.name=prime", "optim.auxiliary_lr=1e-3"], id="reward model"),
+        pytest.param(["method.name=dapo", "rollout.refill=2", "rollout.n=2"], id="refill"),
+        pytest.param(["method.name=relift", "buffer.size=1", "rollout.n=2"], id="buffer"),
+    ],
 )
 def test_two_processes_are_one(tmp_path: Path, changes: list[str]) -> None:
     alone = train(small(*changes), tmp_path / "one")
@@ -109,6 +112,81 @@ def test_two_processes_are_one(tmp_path: Path, changes: list[str]) -> None:
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr[-3000:]
     same(alone, Run(RunDir(tmp_path / "two"), True))
+
+
+STAGES = {
+    "extends": "quickstart",
+    "name": "stages",
+    "stages": [{"method": {"name": "sft"}}, {"method": {"name": "ppo"}}, {"method": {"name": "rft"}}],
+}
+
+
+def test_stages_follow_one_another_and_resume_in_the_middle(tmp_path: Path) -> None:
+    """Stopped in the second stage and continued, a staged run is the run that was not stopped."""
+    changes = [*SMALL, "data.limit=8", "stages.0.optim.lr=1e-3"]
+    whole = train(load_recipe(STAGES, changes), tmp_path / "whole")
+    assert [(row["step"], row["stage"]) for row in whole.metrics] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)]
+    assert ["reward" in row for row in whole.metrics] == [False, False, True, True, False, False]
+    assert {row["step"] for row in whole.evaluations} == {0, 2, 4, 6}
+    selected = [json.loads(line) for line in (tmp_path / "whole/selection-3.jsonl").read_text().splitlines()]
+    assert all(set(row) == {"prompt", "answer", "completion"} for row in selected)
+
+    shorter = [*changes, "stages.1.training.steps=1", "stages.2.training.steps=0", "stages.2.data.selection.n=1"]
+    train(load_recipe(STAGES, shorter), tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts/checkpoints/step-000003", ignore_errors=False)
+    assert RunDir(tmp_path / "parts").checkpoint.name == "step-000002"
+    parts = train(load_recipe(STAGES, changes), tmp_path / "parts", resume=True)
+    same(whole, parts)
+
+
+@pytest.mark.parametrize("name", ["ppo", "prime", "relift"])
+def test_what_is_trained_beside_the_policy_resumes(tmp_path: Path, name: str) -> None:
+    changes = [f"method.name={name}", "optim.auxiliary_lr=1e-3", "evaluation.sets={}", "logging.samples_every=0"]
+    changes += ["buffer.size=2", "rollout.n=2"] if name == "relift" else []
+    whole = train(small(*changes, "training.steps=3"), tmp_path / "whole")
+    train(small(*changes, "training.steps=2"), tmp_path / "parts")
+    same(whole, train(small(*changes, "training.steps=3"), tmp_path / "parts", resume=True))
+
+
+def test_groups_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
+    changes = ["method.name=grpo", "rollout.refill=20", "rollout.n=2", "evaluation.sets={}"]
+    run = train(small(*changes, "training.steps=3"), tmp_path / "run")
+    for row in run.metrics:
+        assert row["groups"] == 4
+        assert row["groups_drawn"] >= 4
+        assert row["reward"] == 0.5  # one right and one wrong of two
+    assert sum(row["groups_drawn"] for row in run.metrics) > 12
+    prompts = [
+        json.loads(line)["prompt"]
+        for file in sorted((tmp_path / "run/rollouts").iterdir())
+        for line in file.read_text().splitlines()
+    ]
+    assert len(set(prompts)) == 12  # none is drawn twice
+    train(small(*changes, "training.steps=2"), tmp_path / "parts")
+    same(run, train(small(*changes, "training.steps=3"), tmp_path / "parts", resume=True))
+
+
+def test_the_buffer_learns_demonstrations_of_failed_prompts(tmp_path: Path) -> None:
+    changes = ["method.name=relift", "buffer.size=3", "rollout.n=1", "evaluation.sets={}", "training.steps=4"]
+    run = train(small(*changes), tmp_path / "run")
+    waiting = 0
+    for row in run.metrics:
+        failed = round(4 * (1 - row["reward"]))
+        waiting += failed
+        assert ("buffer/loss" in row) == (waiting >= 3)
+        waiting -= 3 if waiting >= 3 else 0
+        assert row["buffer/size"] == waiting
+    assert any("buffer/loss" in row for row in run.metrics)
+
+
+def test_sasr_does_one_or_the_other(tmp_path: Path) -> None:
+    changes = ["method.name=sasr", "method.warmup_steps=2", "evaluation.sets={}", "training.steps=8"]
+    run = train(small(*changes, "training.prompts_per_step=2"), tmp_path / "run")
+    kinds = ["reward" in row for row in run.metrics]
+    assert kinds[:2] == [False, False]
+    assert set(kinds[2:]) == {True, False}
+    for row in run.metrics:
+        assert ("demo_reward" in row) != ("reward" in row)
 
 
 def test_ctrl_c_saves_and_resume_continues(tmp_path: Path) -> None:

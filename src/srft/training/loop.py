@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from srft.data import Prompt
 from srft.evaluation import summarise
-from srft.objective import Need
-from srft.policy import cut
+from srft.objective import Need, Responses
+from srft.policy import MicroBatch, cut
 from srft.seed import derive_seed
 from srft.training.display import Display
 from srft.training.prompts import draw
 from srft.training.responses import Collector, Response, Sampling, table
 from srft.training.run_dir import RunDir
-from srft.training.update import Trained, Updater, gather
+from srft.training.state import state_of
+from srft.training.update import Before, Trained, Updater, gather
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Loop:
         self.run, self.display = run, display
         self.interrupted = False
         self.cursor = 0  # prompts drawn so far
-        self.buffer: list[int] = []  # places of prompts whose demonstrations wait, the newest first
+        self.waiting: list[int] = []  # places of the buffer's prompts, the newest first
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self._place = {id(prompt): i for i, prompt in enumerate(prompts)}
 
@@ -172,39 +172,38 @@ class Loop:
         return {place[s]: p for s, p in prompts.items()}, [replace(r, slot=place[r.slot]) for r in kept]
 
     def prepare(
-        self, step: int, needs: frozenset[Need], responses: Sequence[Response], updates: int | None = None
-    ) -> list[tuple[Any, Any, Any]]:
+        self, step: int, needs: frozenset[Need], responses: Sequence[Response]
+    ) -> list[tuple[Responses, list[MicroBatch], list[Before]]]:
         """For each update on the batch: its table, this rank's micro-batches, and what their tokens are worth."""
-        settings, prepared = self.settings, []
-        updates = updates or settings.updates_per_batch
-        share = settings.prompts_per_step / updates
+        updates, prepared = self.settings.updates_per_batch, []
+        share = self.settings.prompts_per_step / updates
         for i in range(updates):
-            part = [r for r in responses if int(r.slot / share) == i]
-            rows, pairs = table(part, self.rollouts.max_response_length, step, lambda x: gather(self.accelerator, x))
-            if len(rows.length) == 0:
-                continue  # refilling found too few groups
-            batches = cut(pairs, settings.tokens_per_micro_batch, self.pad_token_id)
-            rows, before = self.updater.look(rows, batches, needs, again=updates > 1)
-            prepared.append((rows, batches, before))
+            rows, batches = self._batches(step, [r for r in responses if int(r.slot / share) == i])
+            if len(rows.length):  # none where refilling found too few groups
+                rows, before = self.updater.look(rows, batches, needs, again=updates > 1)
+                prepared.append((rows, batches, before))
         return prepared
 
     def learn_buffer(self, step: int, prompts: Mapping[int, Prompt], responses: Sequence[Response]) -> dict[str, float]:
         """Keep the demonstrations of prompts whose rollouts all failed; when there are enough, one update on them."""
         assert self.buffered is not None
+        size, rank, ranks = self.settings.buffer, self.accelerator.process_index, self.accelerator.num_processes
         able = {r.slot for r in responses if not r.is_demo and r.grade.score >= 1}
         failed = [(slot, self._place[id(p)]) for slot, p in prompts.items() if slot not in able]
-        self.buffer = [place for _, place in sorted(gather(self.accelerator, failed))] + self.buffer
-        size, metrics = self.settings.buffer, {}
-        if len(self.buffer) >= size:
-            chosen, self.buffer = list(enumerate(self.buffer[:size])), self.buffer[size:]
-            rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-            mine = [(slot, self.prompts[place]) for slot, place in chosen[rank::ranks]]
-            demos = self.collector.demonstrations(mine, self.settings.demonstrations)
-            rows, pairs = table(demos, self.rollouts.max_response_length, step, lambda x: gather(self.accelerator, x))
-            batches = cut(pairs, self.settings.tokens_per_micro_batch, self.pad_token_id)
-            found = self.buffered.update(rows, batches, [{} for _ in batches])
-            metrics = {"buffer/loss": found["loss/total"], "buffer/grad_norm": found["grad_norm"]}
-        return {"buffer/size": len(self.buffer), **metrics}
+        self.waiting = [place for _, place in sorted(gather(self.accelerator, failed))] + self.waiting
+        if len(self.waiting) < size:
+            return {"buffer/size": len(self.waiting)}
+        chosen, self.waiting = list(enumerate(self.waiting[:size])), self.waiting[size:]
+        mine = [(slot, self.prompts[place]) for slot, place in chosen[rank::ranks]]
+        rows, batches = self._batches(step, self.collector.demonstrations(mine, self.settings.demonstrations))
+        found = self.buffered.update(rows, batches, [{} for _ in batches])
+        loss, norm = found["loss/total"], found["grad_norm"]
+        return {"buffer/size": len(self.waiting), "buffer/loss": loss, "buffer/grad_norm": norm}
+
+    def _batches(self, step: int, responses: Sequence[Response]) -> tuple[Responses, list[MicroBatch]]:
+        limit = self.rollouts.max_response_length
+        rows, pairs = table(responses, limit, step, lambda mine: gather(self.accelerator, mine))
+        return rows, cut(pairs, self.settings.tokens_per_micro_batch, self.pad_token_id)
 
     def count(self, responses: Sequence[Response]) -> dict[str, float]:
         """Rewards, lengths and verdicts of the step over all ranks."""
@@ -265,37 +264,11 @@ class Loop:
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from."""
-        settings = self.settings
         if self.accelerator.is_main_process:
-            state: dict[str, Any] = {
-                "stage": settings.stage,
-                "done": settings.done,
-                "step": step,
-                "steps": settings.steps,
-            }
-            state |= {"cursor": self.cursor, "buffer": self.buffer, "skipped": self.updater.skipped}
-            state |= {"scheduler": self.scheduler.state_dict()}
-            state |= {"optimizers": {name: part.optimizer.state_dict() for name, part in self.trained().items()}}
-            unwrap = self.accelerator.unwrap_model
-            state |= {"beside": {n: unwrap(part.network).state_dict() for n, part in self.updater.beside.items()}}
-            self.run.save_checkpoint(
-                settings.done + step,
-                unwrap(self.updater.policy.network).model,
-                self.collector.tokenizer,
-                state,
-                settings.keep_checkpoints,
-            )
+            model = self.accelerator.unwrap_model(self.updater.policy.network).model
+            number, keep = self.settings.done + step, self.settings.keep_checkpoints
+            self.run.save_checkpoint(number, model, self.collector.tokenizer, state_of(self, step), keep)
         self.accelerator.wait_for_everyone()
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's state; the policy has its weights already."""
-        self.cursor, self.buffer, self.updater.skipped = state["cursor"], state["buffer"], state["skipped"]
-        self.scheduler.load_state_dict(state["scheduler"])
-        for name, part in self.trained().items():
-            part.optimizer.load_state_dict(state["optimizers"][name])
-        for name, part in self.updater.beside.items():
-            self.accelerator.unwrap_model(part.network).load_state_dict(state["beside"][name])
-        self.history = [row for row in self.run.metrics if row["stage"] == self.settings.stage]
 
     def trained(self) -> dict[str, Trained]:
         """Everything with an optimizer, by name."""
@@ -337,8 +310,3 @@ def _interrupts(loop: Loop) -> Iterator[None]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
-
-
-def load_trainer_state(checkpoint: Any) -> dict[str, Any]:
-    """The optimizer, schedule and step of a checkpoint."""
-    return torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)

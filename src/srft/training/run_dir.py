@@ -26,7 +26,8 @@ class RunDir:
     """Files of one run:
 
     recipe.yaml, environment.json, metrics.jsonl (a line a step), evaluations.jsonl (a line a set and step),
-    rollouts/step-000001.jsonl, checkpoints/step-000060/ (Hugging Face format, with trainer.pt to resume from).
+    rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples),
+    checkpoints/step-000060/ (Hugging Face format, with trainer.pt to resume from).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -51,8 +52,8 @@ class RunDir:
         except OSError as error:
             raise SrftError(f"cannot write there: {error}", where=str(self.path), fix="Name another --out.") from None
 
-    def rewind(self, step: int, recipe: str) -> None:
-        """Forget what was written after `step`, the one that a resumed run continues from, now as `recipe` says."""
+    def rewind(self, step: int, stage: int, recipe: str) -> None:
+        """Forget what was written after `step` of `stage`, from where a resumed run continues, now as `recipe` says."""
         _replace(self.path / "recipe.yaml", recipe)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             rows = [row for row in self._read(name) if row["step"] <= step]
@@ -60,6 +61,13 @@ class RunDir:
         for file in (self.path / "rollouts").glob("step-*.jsonl"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
+        for file in self.path.glob("selection-*.jsonl"):
+            if int(file.stem.removeprefix("selection-")) > stage:
+                file.unlink()
+
+    def selection(self, stage: int) -> Path:
+        """Where the policy's own samples that `stage` learns from are kept."""
+        return self.path / f"selection-{stage}.jsonl"
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl or evaluations.jsonl."""

@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from srft.data import Problem, load_problems
+from srft.data import TEMPLATES, Problem, load_problems, tokenize_problems
 from srft.errors import SrftError
 from srft.objective import branching_factor
-from srft.policy import Pair, cut
-from srft.recipe import Selection
+from srft.policy import Pair, Policy, cut, load_model, load_tokenizer
+from srft.recipe import Selection, load_recipe
 from srft.seed import derive_seed
+from srft.training.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,44 @@ def score(policy: Any, pairs: Sequence[Pair], tokens: int, pad_token_id: int) ->
         sums.index_add_(0, batch.row, values)
     lengths = torch.tensor([[len(p.response)] for p in sorted(pairs, key=lambda p: p.row)]).clamp(min=1)
     return [(float(h), float(b)) for h, b in sums / lengths]
+
+
+def saved_candidates(run: RunDir, how: Selection, model: str | None = None) -> list[Candidate]:
+    """The rollouts that a run saved, scored where `how` needs it by `model` (its newest checkpoint if left out).
+
+    Raises:
+        SrftError: it saved none.
+    """
+    files = sorted(run.path.glob("rollouts/step-*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if not row["is_demo"]]
+    if not rows:
+        raise SrftError("no saved rollouts", where=f"{run.path}/rollouts", fix="Name the directory of a run with RL.")
+    problems = [Problem(_prompt(row["prompt"]), row["answer"]) for row in rows]
+    scores = [(0.0, 0.0)] * len(rows)
+    if needs_scores(how):
+        recipe = load_recipe(run.path / "recipe.yaml")
+        path = model or str(run.checkpoint)
+        tokenizer, template = load_tokenizer(path), TEMPLATES[recipe.data.template]
+        limits = {"max_prompt_length": 10**9, "max_response_length": 10**9}
+        prompts, _ = tokenize_problems(problems, tokenizer, template=template, **limits)  # type: ignore[arg-type]
+        pairs = []
+        for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+            ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+            pairs.append(Pair(prompt.ids, [*ids, tokenizer.eos_token_id] if row["finished"] else ids, i))
+        pad = tokenizer.pad_token_id
+        policy = Policy(load_model(path), recipe.rollout.temperature).eval()
+        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        pad_token_id = tokenizer.eos_token_id if pad is None else pad
+        scores = score(policy, pairs, recipe.training.tokens_per_micro_batch, pad_token_id)
+    return [
+        Candidate(problem, row["response"], row["score"] >= 1, *s)
+        for problem, row, s in zip(problems, rows, scores, strict=True)
+    ]
+
+
+def _prompt(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(value)
 
 
 def write(path: Path, problems: Sequence[Problem]) -> None:

@@ -128,7 +128,7 @@ def prime(
     from the outcome (PRIME).
 
     φ begins as the base model and has an optimizer of its own (`optim.auxiliary_lr`); a batch is judged by φ before φ
-    learns from it.
+    learns from it. As in the paper's formula A is not whitened and r_φ not normalised; its released code does both.
     """
     t = t.rollout
     process = _process_reward(t, beta)
