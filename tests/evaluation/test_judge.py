@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from typer.testing import CliRunner
 
+from srft.cli import app
 from srft.errors import SrftError
 from srft.evaluation.alignment import ALIGNMENTS, judge
 from srft.evaluation.judge import Endpoint, pairwise, preference, rating
@@ -136,3 +138,15 @@ def test_a_judge_that_refuses_is_told(tmp_path: Path, endpoint: Endpoint) -> Non
         judge("srft:model", "mtbench", endpoint, data_dir=data, out=tmp_path)
     with pytest.raises(SrftError, match="no such file"):
         judge("srft:model", "mt-bench", endpoint, data_dir=tmp_path, out=tmp_path)
+
+
+def test_the_command_line_asks_the_judge(tmp_path: Path, endpoint: Endpoint) -> None:
+    data = shared("data/alpaca_eval2_baseline_gpt4_1106.json").parent
+    found = CliRunner().invoke(
+        app,
+        ["judge", "srft:model", "--benchmark", "alpaca-eval", "--judge-url", endpoint.url, "--judge-model", "j",
+         "--data-dir", str(data), "--out", str(tmp_path), "--limit", "2", "--max-length", "4", "--key-variable", "NONE"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert "alpaca-eval, 2 questions: win_rate" in found.output
+    assert {r["key"] for r in Judge.seen} == {None}

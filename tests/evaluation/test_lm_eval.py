@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from srft.cli import app
 from srft.errors import SrftError
 from srft.evaluation import Choice, ifeval, load_benchmark
 from srft.evaluation.tax import TAXES, alignment_tax, run_tasks
@@ -78,9 +80,16 @@ def _disturbed(answer: str, i: int) -> str:
 def test_alignment_tax_of_the_embedded_model(tmp_path: Path) -> None:
     needs_lm_eval()
     data = shared("data/mmlu.zip").parent
-    found = alignment_tax("srft:model", ["truthfulqa"], limit=4, data_dir=data, out=tmp_path)
-    assert found["tasks"]["truthfulqa"]["documents"] == 4
-    assert json.loads((tmp_path / "alignment-tax.json").read_text())["lm_eval"]
+    found = CliRunner().invoke(
+        app,
+        ["alignment-tax", "srft:model", "--tasks", "truthfulqa", "--limit", "4", "--data-dir", str(data),
+         "--out", str(tmp_path)],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert "truthfulqa_mc1" in found.output
+    result = json.loads((tmp_path / "alignment-tax.json").read_text())
+    assert result["tasks"]["truthfulqa"]["documents"] == 4
+    assert result["lm_eval"]
 
 
 def test_local_files_have_lm_evals_columns_and_counts() -> None:
