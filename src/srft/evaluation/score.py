@@ -38,8 +38,7 @@ def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[in
     for k in ks:
         found[f"pass@{k}"] = fmean(pass_at_k(n, sum(flags), k) for flags in right.values())
     found["pass_ci"] = bootstrap([float(any(flags)) for flags in right.values()], seed)
-    votes = any(a is not None for group in answers.values() for a in group)
-    if votes:  # instruction following has no answer to vote on
+    if records[0].get("grader") != "ifeval":  # which has no answer to vote on
         for k in ks:
             found[f"maj@{k}"] = fmean(maj_at_k(answers[p], right[p], k, seed) for p in groups)
         found["maj_ci"] = bootstrap([maj_at_k(answers[p], right[p], n, seed) for p in groups], seed)
