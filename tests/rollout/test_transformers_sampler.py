@@ -123,6 +123,8 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
         find_engine("vllm")
     with pytest.raises(SrftError, match="Did you mean 'vllm'"):
         find_engine("vlm")
+    with pytest.raises(SrftError, match="cannot share 2"):
+        find_engine("vllm", processes=2)
 
 
 def test_importing_rollout_leaves_vllm_alone() -> None:

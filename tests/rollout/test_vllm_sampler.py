@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 
+from srft import load_recipe, train
 from srft.data import resolve_path
 from srft.policy import Pair, Policy, load_model, load_tokenizer, pad
 from srft.rollout import make_sampler
@@ -59,3 +61,11 @@ def test_vllm_follows_the_policy(lora: dict | None) -> None:
     sampler.update_weights()
     assert gap()[0] < 0.02
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_each_stage_has_an_engine_and_gives_it_back(tmp_path: Path) -> None:
+    stages = [{"method": {"name": "sft"}, "optim": {"lr": 1e-3}}, {"method": {"name": "grpo"}}]
+    changes = ["rollout.engine=vllm", "rollout.n=2", "training.steps=1", "training.prompts_per_step=2"]
+    changes += ["evaluation.sets={}", "data.limit=8", "training.device=cpu"]
+    run = train(load_recipe({"extends": "quickstart", "stages": stages}, changes), tmp_path / "run")
+    assert [("reward" in row) for row in run.metrics] == [False, True]

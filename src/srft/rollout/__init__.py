@@ -14,17 +14,23 @@ from srft.rollout.transformers_sampler import TransformersSampler
 ENGINES = ("auto", "transformers", "vllm")
 
 
-def find_engine(engine: str) -> str:
-    """The engine to use: `auto` is vLLM where there are a GPU and the package, else transformers.
+def find_engine(engine: str, processes: int = 1) -> str:
+    """The engine to use: `auto` is vLLM where there are one process, a GPU and the package, else transformers.
 
     Raises:
-        SrftError: unknown, or vLLM is asked for and not installed.
+        SrftError: unknown, or vLLM is asked for and not installed, or more than one process trains.
     """
     if engine not in ENGINES:
         raise SrftError(f"unknown engine '{engine}'", where="rollout.engine", fix=did_you_mean(engine, ENGINES))
     there = importlib.util.find_spec("vllm") is not None
     if engine == "auto":
-        return "vllm" if there and torch.cuda.is_available() else "transformers"
+        return "vllm" if there and torch.cuda.is_available() and processes == 1 else "transformers"
+    if engine == "vllm" and processes > 1:
+        raise SrftError(
+            f"vLLM's engine lives in the training process and cannot share {processes} of them",
+            where="rollout.engine",
+            fix="Train with one process, or sample with rollout.engine: transformers.",
+        )
     if engine == "vllm" and not there:
         raise SrftError(
             "vLLM is not installed",
@@ -43,9 +49,10 @@ def make_sampler(
     stop_token_ids: set[int],
     max_model_len: int,
     max_batch: int = 256,
+    processes: int = 1,
 ) -> Sampler:
     """The sampler of `engine` for the live policy `model`, which `path` says where it was loaded from."""
-    if find_engine(engine) == "transformers":
+    if find_engine(engine, processes) == "transformers":
         return TransformersSampler(model, pad_token_id, stop_token_ids, max_batch)
     from srft.rollout.vllm_sampler import VllmSampler
 

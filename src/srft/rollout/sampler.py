@@ -41,3 +41,7 @@ class Sampler(Protocol):
     def update_weights(self) -> None:
         """Take over the policy's present weights."""
         ...
+
+    def close(self) -> None:
+        """Give back what it holds; it samples no more."""
+        ...

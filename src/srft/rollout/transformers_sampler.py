@@ -32,6 +32,9 @@ class TransformersSampler:
     def update_weights(self) -> None:
         """Nothing to do: it samples from the policy itself."""
 
+    def close(self) -> None:
+        """Nothing to do: it holds nothing of its own."""
+
     @torch.no_grad()
     def sample(
         self,

@@ -88,6 +88,10 @@ class VllmSampler:
         runner.model.load_weights(_weights(self.policy))
         self.llm.reset_prefix_cache()
 
+    def close(self) -> None:
+        """End the engine: its weights, its cache, and the process group it made."""
+        self.llm.llm_engine.engine_core.shutdown()
+
 
 def _sample(output: Any) -> Sample:
     ids = list(output.token_ids)

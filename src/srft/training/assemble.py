@@ -41,6 +41,7 @@ class Actor:
             max_model_len=plan.longest_sequence,
             path=resolve_path(str(checkpoint or recipe.model.path)),
             max_batch=rollout.max_batch,
+            processes=accelerator.num_processes,
         )
         self.collector = Collector(sampler, verifier, tokenizer, recipe.training.seed, _asking(plan))
 

@@ -84,7 +84,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
         SrftError: for anything that would make the run fail or mean something else than the recipe says.
     """
     model, data, rollout, training = recipe.model, recipe.data, recipe.rollout, recipe.training
-    find_engine(rollout.engine)
+    find_engine(rollout.engine, processes)
     _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
     trusted: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     config = load_config(model.path, changes=model.config, **trusted)

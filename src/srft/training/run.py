@@ -115,6 +115,7 @@ def train(
             learn = partial(_prefer, plan) if "preferences" in plan.recipe.needs else Loop.train
             finished = learn(loop, here["step"] if here else 0)
             done += plan.steps
+            actor.collector.sampler.close()
             accelerator.free_memory()
             finished = finished and not (loop.interrupted and stage < len(plans))
             if not finished:
