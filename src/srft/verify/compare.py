@@ -1,0 +1,159 @@
+"""Whether two answers of whatever shape are the same: sets as sets, tuples in order, the rest by `algebra`."""
+
+from __future__ import annotations
+
+import re
+
+from srft.verify.algebra import UnreadableError, equal, same
+from srft.verify.answer import answer_of
+from srft.verify.limits import LONGEST, refusal
+from srft.verify.normal import tidy
+from srft.verify.structure import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words, parse
+
+
+def grade_math(gold: str, candidate: str) -> tuple[str, float]:
+    """Verdict and score of an answer; what is refused as too large or is no mathematics is "unparsable"."""
+    if gold.strip() == candidate.strip():
+        return "right", 1.0
+    if len(candidate) > LONGEST:
+        return "unparsable", 0.0
+    if "\\boxed" in gold:
+        gold = answer_of(gold) or gold
+    gold, candidate = tidy(gold), tidy(candidate)
+    if gold == candidate:
+        return ("right", 1.0) if gold else ("unparsable", 0.0)
+    if not candidate or refusal(candidate):
+        return "unparsable", 0.0
+    try:
+        a, b = parse(gold), parse(candidate)
+        right = alike(a, b) or (_relations(a, gold) and _relations(b, candidate) and _solved(a, b, gold, candidate))
+    except UnreadableError:
+        return "unparsable", 0.0
+    return ("right", 1.0) if right else ("wrong", 0.0)
+
+
+def _relations(node: Node, text: str) -> bool:
+    return isinstance(node, Leaf | Labelled) and bool(re.search(r"(?<!\\)[=<>]|\\(?:leq|geq|neq)(?![a-zA-Z])", text))
+
+
+def _solved(a: Node, b: Node, gold: str, candidate: str) -> bool:
+    """−x > −1 is x < 1, and 2x + 4y = 3 is y = 3/4 − x/2: what only solving shows."""
+    return not (isinstance(a, Labelled) and isinstance(b, Labelled)) and equal(gold, candidate)
+
+
+def alike(gold: Node, candidate: Node) -> bool:
+    """Whether the candidate is the gold answer. Raises UnreadableError for what cannot be read."""
+    if gold == candidate:
+        return True
+    match gold, candidate:
+        case Labelled(), Labelled():
+            return gold.label == candidate.label and alike(gold.value, candidate.value)
+        case Labelled(), _:
+            return alike(gold.value, candidate)
+        case _, Labelled():
+            return alike(gold, candidate.value)
+        case Items(parts=(only,)), Leaf() | Words() | Interval():
+            return alike(only, candidate)
+        case Leaf() | Words() | Interval(), Items(parts=(only,)):
+            return alike(gold, only)
+        case Items(), Items():
+            return _items(gold, candidate)
+        case Interval(), Interval():
+            return _interval(gold, candidate)
+        case Interval(pair=True), Items(bracket="", parts=(_, _)):
+            return not gold.closed_low and _items(_point(gold), candidate)
+        case Items(bracket="", parts=(_, _)), Interval(pair=True):
+            return not candidate.closed_low and _items(gold, _point(candidate))
+        case Union(), Union():
+            return _matched(gold.parts, candidate.parts)
+        case Matrix(), Matrix():
+            return _matrix(gold, candidate)
+        case (Matrix(), Leaf()) | (Leaf(), Matrix()):
+            return "\\begin" in gold.text and "\\begin" in candidate.text and equal(gold.text, candidate.text)
+        case Items(bracket=""), Leaf() if re.fullmatch(r"[\d,]+", candidate.text):
+            return alike(gold, Items(tuple(map(Leaf, candidate.text.split(","))), ""))
+        case Leaf(), Items(bracket="") if re.fullmatch(r"[\d,]+", gold.text):
+            return alike(Items(tuple(map(Leaf, gold.text.split(","))), ""), candidate)
+        case Words(), Words():
+            return gold.text == candidate.text or _flat(gold.text) == _flat(candidate.text)
+        case (Words(), Leaf()) | (Leaf(), Words()):
+            return _word_and_leaf(gold, candidate)
+        case Leaf(), Leaf():
+            return same(gold.text, candidate.text)
+    return False
+
+
+def _point(pair: Interval) -> Items:
+    return Items((parse(pair.low), parse(pair.high)), "(")
+
+
+def _flat(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
+def _word_and_leaf(gold: Node, candidate: Node) -> bool:
+    a, b = (n.text.replace("\\text", "") for n in (gold, candidate) if isinstance(n, Leaf | Words))
+    if len(_flat(a)) == len(_flat(b)) == 1:
+        return "".join(filter(str.isalnum, a)) == "".join(filter(str.isalnum, b))
+    return _flat(a) == _flat(b) != "" and "\\" not in a + b
+
+
+def _interval(gold: Interval, candidate: Interval) -> bool:
+    closed = (gold.closed_low, gold.closed_high) == (candidate.closed_low, candidate.closed_high)
+    return closed and _bound(gold.low, candidate.low) and _bound(gold.high, candidate.high)
+
+
+def _bound(gold: str, candidate: str) -> bool:
+    gold, candidate = (text.strip().removeprefix("+") for text in (gold, candidate))
+    if INFINITY in gold or INFINITY in candidate:
+        return gold.replace(" ", "") == candidate.replace(" ", "")
+    return alike(parse(gold), parse(candidate))
+
+
+def _items(gold: Items, candidate: Items) -> bool:
+    if len(candidate.parts) > len(gold.parts) and not {gold.bracket, candidate.bracket} & {"(", "["}:
+        candidate = Items(tuple(dict.fromkeys(candidate.parts)), candidate.bracket)  # said twice
+    if len(gold.parts) != len(candidate.parts) or {gold.bracket, candidate.bracket} in ({"{", "("}, {"{", "["}):
+        return False
+    names = [p.label for p in gold.parts if isinstance(p, Labelled)]
+    other = [p.label for p in candidate.parts if isinstance(p, Labelled)]
+    if len(set(names)) == len(names) == len(gold.parts) and set(names) == set(other) and len(other) == len(names):
+        by_name = {p.label: p for p in candidate.parts if isinstance(p, Labelled)}
+        return all(alike(p, by_name[p.label]) for p in gold.parts if isinstance(p, Labelled))
+    ordered = {gold.bracket, candidate.bracket} & {"(", "["} or _different_things(names, gold)
+    if ordered:
+        return all(alike(a, b) for a, b in zip(gold.parts, candidate.parts, strict=True))
+    return _matched(gold.parts, candidate.parts)
+
+
+def _different_things(names: list[str], gold: Items) -> bool:
+    """AB = 4, CD = 5 asks for two things in order; x_1 = 4, x_2 = 5 and a = 4, −8 for the values of one."""
+    return len(names) == len(gold.parts) and len({name.partition("_")[0] for name in names}) == len(names) > 1
+
+
+def _matched(gold: tuple[Node, ...], candidate: tuple[Node, ...]) -> bool:
+    """Whether each finds a partner among the others."""
+    left = list(candidate)
+    if len(gold) != len(left):
+        return False
+    unread: UnreadableError | None = None
+    for part in gold:
+        for i, other in enumerate(left):
+            try:
+                if alike(part, other):
+                    del left[i]
+                    break
+            except UnreadableError as error:
+                unread = error
+        else:
+            if unread:
+                raise unread
+            return False
+    return True
+
+
+def _matrix(gold: Matrix, candidate: Matrix) -> bool:
+    if gold.determinant != candidate.determinant or [len(r) for r in gold.rows] != [len(r) for r in candidate.rows]:
+        return False
+    cells = ((a, b) for x, y in zip(gold.rows, candidate.rows, strict=True) for a, b in zip(x, y, strict=True))
+    return all(alike(parse(a), parse(b)) for a, b in cells)
