@@ -92,11 +92,38 @@ def methods() -> None:
             console.print(f"  presets  {', '.join(method.presets)}")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})  # an answer may begin with a minus
+def grade(
+    gold: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
+    candidate: Annotated[str | None, typer.Argument(help="An answer, or a response with \\\\boxed{…} in it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSON lines of gold, candidate and, if known, expected.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object a line, in the file's order.")] = False,
+    grader: Annotated[str, typer.Option(help="math, oat, choice, exact or format.")] = "math",
+    function: Annotated[str | None, typer.Option(help="path/to/file.py:name, a grader of your own.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if left out.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one answer.")] = 5.0,
+) -> None:
+    """Grade an answer: `srft grade '\\\\frac{1}{2}' 0.5`. Or a file of them, with a table of verdicts."""
+    from srft.verify import report
+
+    cases = report.cases(gold, candidate, file)
+    graded = report.grade_cases(cases, grader, workers, timeout, function)
+    if as_json:
+        for case in graded:
+            print(case.to_json(), flush=True)
+    elif file is None:
+        console.print(graded[0].verdict)
+    else:
+        console.print(report.table(graded))
+        for line in report.disagreements(graded):
+            console.print(escape(line), highlight=False)
+
+
 def _show_plan(recipe: Any, out: Path | None) -> None:
     from srft.training.plan import check_size, estimate, gib, make_plan
     from srft.verify import Verifier
 
-    with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
+    with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
         plan = make_plan(recipe, verifier)
         size = estimate(plan)
         first = plan.prompts[0]

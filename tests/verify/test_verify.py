@@ -43,7 +43,7 @@ def verdict(verifier: Verifier, gold: str, text: str) -> str:
         ("72", "<think>\n\\boxed{72}", "unparsable"),  # thinking never ended
         ("72", "<think>\n\\boxed{71}</think>\\boxed{72}", "right"),
         ("72", "<think>\n\\boxed{72}</think>", "unparsable"),  # only what follows the thinking counts
-        ("x", "\\boxed{\ud800\x00}", "wrong"),
+        ("x", "\\boxed{\ud800\x00}", "unparsable"),
     ],
 )
 def test_verdicts(verifier: Verifier, gold: str, text: str, expected: str) -> None:

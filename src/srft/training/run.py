@@ -78,7 +78,8 @@ def train(
     directory = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
     checkpoint = directory.checkpoint if resume else None
     set_seed(recipe.training.seed)
-    with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
+    verify = recipe.verify
+    with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
         plan = make_plan(recipe, verifier, accelerator.num_processes)
         check_size(estimate(plan), directory.path, accelerator.num_processes)
         if checkpoint is None:

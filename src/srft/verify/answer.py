@@ -17,14 +17,20 @@ _JOINED = re.compile(
 _BETWEEN = 60  # characters
 
 
+def final_part(text: str) -> str | None:
+    """What follows the last </think>, or all of it where nothing was thought; None where thinking never ended."""
+    return None if "<think>" in text and "</think>" not in text else text.rpartition("</think>")[2]
+
+
 def answer_of(text: str) -> str | None:
     """What stands in the last \\boxed{…} after the last </think>; None where there is none or thinking never ended.
 
     Boxes joined by no more than a comma, "and" or "or" are one answer of several parts.
     """
-    if "<think>" in text and "</think>" not in text:
+    final = final_part(text)
+    if final is None:
         return None
-    text = text.rpartition("</think>")[2]
+    text = final
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
     last = _box(text, start)
     if last is None:

@@ -30,6 +30,8 @@ def exact(text: str) -> Fraction | None:
     text = text.strip()
     while text.startswith("(") and text.endswith(")") and "(" not in text[1:] and ")" not in text[:-1]:
         text = text[1:-1].strip()
+        if "," in text:
+            return None  # (2,251) is a pair
     if not text or len(text) > 1000:
         return None
     if match := _PLAIN.fullmatch(text):
