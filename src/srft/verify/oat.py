@@ -56,6 +56,9 @@ _VALUE_RULES = [
 ]  # fmt: skip
 
 
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*\\?%")
+
+
 def grade_oat(gold: str, candidate: str) -> tuple[str, float]:
     """Verdict and score: equal as strings, equal as values part by part, or equal to math-verify."""
     if "\\boxed" in gold:
@@ -134,7 +137,7 @@ def _part_equal(a: str, b: str) -> bool:
 def _equal(gold: str, candidate: str) -> bool:
     parse, verify, config = plain_math_verify()
     found: list[Any] = [
-        parse(text, extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
+        parse(_PERCENT.sub(r"\\frac{\1}{100}", text), extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
         for text in (gold, candidate)
     ]
     return bool(verify(found[0], found[1], timeout_seconds=None))

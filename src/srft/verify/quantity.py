@@ -89,6 +89,10 @@ for _group in _UNITS:
             _UNIT_NAMES.setdefault(_word + "s", _group.split()[0])
             _UNIT_NAMES.setdefault(_word.capitalize(), _group.split()[0])
             _UNIT_NAMES.setdefault(_word.capitalize() + "s", _group.split()[0])
+_HOUR = re.compile(r"(\d{1,2}:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?\s*\}?")
+_SCALED = re.compile(
+    rf"([+-]?[\d.,]+\s*(?:\\text\s*\{{\s*)?(?:{'|'.join(_SCALES)}))\s*(?:\}}\s*\\text\s*\{{)?\s*([A-Za-z]+)\s*\}}?"
+)
 _COUNTED = re.compile(r"([+-]?[\d.,/ ]*\d)\s+([A-Za-z]{3,}(?:\s+[A-Za-z]+)*)")  # 5 apples
 _ALIASES = {"mile hour": "mph", "km hour": "kmh", "m second": "m/s", "m second^2": "m/s^2", "km second": "km/s"}
 _HALVES = {"am", "pm"}
@@ -118,6 +122,12 @@ class Quantity:
 def split_unit(text: str) -> Quantity:
     """Take off a unit, a currency sign or a % that stands with a value. A single bare letter stays: it may be a variable."""
     text = text.strip()
+    if exact(text) is not None:
+        return Quantity(text)  # with its million
+    if match := _HOUR.fullmatch(text):
+        return Quantity(match[1], match[2].lower() + "m")
+    if match := _SCALED.fullmatch(text):
+        return Quantity(match[1].strip(), unit_name(match[2]) or "")
     if match := _MONEY.fullmatch(text):
         rest = split_unit(match["value"])
         return Quantity(match["sign"] + rest.value, _COINS[match["coin"]], rest.percent)

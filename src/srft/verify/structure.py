@@ -82,7 +82,7 @@ _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\lor|\\vee")
 _NAME = (
     r"(?:\\Delta\s*)?(?:\\?[a-zA-Z]+|\\(?:text|overline|vec|hat|dot|bar)\s*\{\s*[a-zA-Z ]+\})'*(?:\s*_\s*(?:\{[^{}=]*\}|\w))?"
     r"(?:\s*\^\s*\{\s*(?:\\prime|\\ast|\*|-1)\s*\})?"
-    r"(?:\s*\(\s*(?:\\[a-z]+|[a-zA-Z](?:_\{\w+\})?)(?:\s*,\s*(?:\\[a-z]+|[a-zA-Z](?:_\{\w+\})?))*\s*\))?"
+    r"(?:\s*\(\s*(?:\\[a-z]+|-?\d+|[a-zA-Z](?:_\{\w+\})?)(?:\s*,\s*(?:\\[a-z]+|\d+|[a-zA-Z](?:_\{\w+\})?))*\s*\))?"
 )
 _LABEL = re.compile(
     rf"(?:{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)|\\frac\{{\s*[A-Za-z ]+\}}\{{\s*[A-Za-z ]+\}}|\|\s*[A-Za-z ]+\s*\||"
@@ -115,6 +115,8 @@ def parse(text: str) -> Node:
         return EMPTY
     if exact(text) is not None:
         return Leaf(text)
+    if (text[:1] == "]" or text[-1:] == "[") and not re.search(r"[()\[\]]", text[1:-1]):
+        return _bracketed(text) or Leaf(text)
     for separator in (";", _AND, ","):
         parts = split(text, separator)
         if len(parts) > 1 and all(parts):
@@ -192,6 +194,8 @@ def _single(text: str) -> Node:
         return Union(tuple(_single(piece) for piece in pieces))
     if match := re.fullmatch(r"\\mathbb\{R\}\s*(?:(?:\\setminus|-|/)\s*(\\?\{.*\}))?", text):
         return _reals_without(match[1], text)
+    if re.fullmatch(r"\\mathbb\{R\}\s*(?:\^\s*\{?\s*\+\s*\}?|_\s*\{?\s*(?:\+|>\s*0)\s*\}?)", text):
+        return Interval("0", INFINITY, False, False)
     if (bracketed := _bracketed(text)) is not None:
         return bracketed
     if re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text):
@@ -270,14 +274,9 @@ def _reals_without(holes: str | None, text: str) -> Node:
 
 
 def _bracketed(text: str) -> Node | None:
-    """(…), […], {…}, ⟨…⟩, ]a, b[ and sets by a condition."""
-    body = text
-    for opening, closing, bracket in (("\\{", "\\}", "{"), ("\\langle", "\\rangle", "(")):
-        if body.startswith(opening) and body.endswith(closing):
-            inside = body[len(opening) : -len(closing)]
-            if opening not in inside or _balanced(inside, opening, closing):
-                return _group(inside, bracket, bracket)
-            return None
+    """(…), […], {…}, ]a, b[ and sets by a condition."""
+    if text.startswith("\\{") and text.endswith("\\}"):
+        return _group(text[2:-2], "{", "{") if _balanced(text[2:-2]) else None
     if not text or text[0] not in "([{]" or text[-1] not in ")]}[":
         return None
     inside = text[1:-1]
@@ -289,10 +288,10 @@ def _bracketed(text: str) -> Node | None:
     return _group(inside, text[0], {")": "(", "]": "[", "}": "{"}[text[-1]])
 
 
-def _balanced(text: str, opening: str, closing: str) -> bool:
+def _balanced(text: str) -> bool:
     depth = 0
-    for token in re.findall(f"{re.escape(opening)}|{re.escape(closing)}", text):
-        depth += 1 if token == opening else -1
+    for token in re.findall(r"\\[{}]", text):
+        depth += 1 if token == "\\{" else -1
         if depth < 0:
             return False
     return depth == 0
