@@ -122,9 +122,19 @@ def spellings(value: Fraction) -> list[str]:
     """One number, written in many ways."""
     sign, size = ("-" if value < 0 else ""), abs(value)
     top, bottom = size.numerator, size.denominator
-    found = [f"{sign}\\frac{{{top}}}{{{bottom}}}", f"{sign}\\dfrac{{{3 * top}}}{{{3 * bottom}}}", f"{sign}{top}/{bottom}"]
+    found = [
+        f"{sign}\\frac{{{top}}}{{{bottom}}}",
+        f"{sign}\\dfrac{{{3 * top}}}{{{3 * bottom}}}",
+        f"{sign}{top}/{bottom}",
+    ]
     if bottom == 1:
-        found += [f"{sign}{top}", f"{sign}{top:,}", f"{sign}{top:,}".replace(",", "{,}"), f"x = {sign}{top}", f"{sign}{top}.0"]
+        found += [
+            f"{sign}{top}",
+            f"{sign}{top:,}",
+            f"{sign}{top:,}".replace(",", "{,}"),
+            f"x = {sign}{top}",
+            f"{sign}{top}.0",
+        ]
         found += [f"{sign}{top:,}".replace(",", "\\,"), f"{sign}{top} \\text{{ cm}}", f"−{top}" if sign else f"+{top}"]
     elif size > 1:
         whole, rest = divmod(top, bottom)
@@ -207,11 +217,14 @@ def answers(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["math500.jsonl", "olympiadbench_qwen.jsonl", "minerva_math.jsonl", "aime24.jsonl", "aime25.jsonl", "amc83.jsonl"]
+    "name",
+    ["math500.jsonl", "olympiadbench_qwen.jsonl", "minerva_math.jsonl", "aime24.jsonl", "aime25.jsonl", "amc83.jsonl"],
 )
 def test_gold_answers_are_right_for_themselves_and_for_no_other(name: str) -> None:
     golds = answers(name)
-    respelled = [" " + g.replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)") + " ." for g in golds]
+    respelled = [
+        " " + g.replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)") + " ." for g in golds
+    ]
     pairs = list(zip(golds, respelled, strict=True))
     assert [pair for pair in pairs if pair[0] and grade_math(*pair)[0] != "right"] == []
     # Some, and only short ones: what algebra takes long to tell apart is the business of the worker's deadline.

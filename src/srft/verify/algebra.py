@@ -161,15 +161,12 @@ def plain_math_verify() -> tuple[Any, Any, Any]:
 
 
 def _read(text: str) -> Any | None:
-    """The sympy object of a whole expression; None when it is not one."""
+    """The sympy object of an expression; None when it is not one."""
     parse, _, config = _math_verify()
-    # Without the brackets the parser is content with the beginning: 1 1/2 would be 1.
-    whole = text if _RELATION.search(text) or "," in text else f"({text})"
-    for form in (whole, text) if text.startswith(("[", "\\{")) else (whole,):
-        found = parse(f"\\boxed{{{form}}}", extraction_config=config, parsing_timeout=None)
-        if found and not isinstance(found[0], str):
-            return found[0]
-    return None
+    if re.search(r"\d\s+\d", text):
+        return None  # the parser adds them: 4 5 would be 9
+    found = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
+    return found[0] if found and not isinstance(found[0], str) else None
 
 
 def _algebra(gold: str, candidate: str) -> bool:
@@ -242,7 +239,7 @@ def _equal_with_imaginary_unit(a: Any, b: Any) -> bool:
     if not units or not hasattr(a, "subs") or not hasattr(b, "subs"):
         return False
     try:
-        difference = a.subs({s: I for s in units}) - b.subs({s: I for s in units})
+        difference = a.subs(dict.fromkeys(units, I)) - b.subs(dict.fromkeys(units, I))
         return bool(simplify(difference) == 0)
     except (TypeError, ValueError, AttributeError):
         return False

@@ -7,8 +7,9 @@ import re
 from srft.verify.algebra import UnreadableError, equal, same
 from srft.verify.answer import answer_of
 from srft.verify.limits import LONGEST, refusal
+from srft.verify.nodes import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
 from srft.verify.normal import tidy
-from srft.verify.structure import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words, parse
+from srft.verify.structure import parse
 
 
 def grade_math(gold: str, candidate: str) -> tuple[str, float]:

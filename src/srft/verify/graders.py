@@ -1,5 +1,5 @@
-"""The graders by name. Each takes a request (the problem's answer, the response's text, …) in a worker process and gives
-verdict and score."""
+"""The graders by name. Each takes a request (the problem's answer, the response's text, …) in a worker process and
+gives verdict and score."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TAG = re.compile(r"</?(?:think|answer)>")
 
 
 def grade_choice(gold: str, text: str) -> tuple[str, float]:
-    """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …", with or without its words."""
+    """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …"; its words may follow it."""
     answer = answer_of(text)
     wanted, chosen = choice_letter(gold), choice_letter(answer) if answer is not None else None
     if answer is None and (said := _LAST_LINE.findall(final_part(text) or "")):
@@ -43,7 +43,7 @@ def choice_letter(text: str) -> str | None:
 
 
 def grade_exact(gold: str, text: str) -> tuple[str, float]:
-    """The answer's own characters, but for white space around them: the last \\boxed, else all that follows </think>."""
+    """The answer's own characters, but for white space: the last \\boxed, else all that follows </think>."""
     final = final_part(text)
     if final is None:
         return UNPARSABLE

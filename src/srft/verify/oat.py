@@ -48,7 +48,11 @@ _VALUE_RULES = [
         (r" (?:or|and) ", " , "),
         (r"million", "*10^6"),
         (r"billion", "*10^9"),
-        (r"(?:degree|centimeter|cm|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:e?s)? *(?:\^\d+)?", ""),
+        (
+            r"(?:degree|centimeter|cm|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:e?s)? *"
+            r"(?:\^\d+)?",
+            "",
+        ),
         (r"\^ *\\circ", ""),
         (r",\\! *", ""),
         (r"- *", "-"),
@@ -137,7 +141,12 @@ def _part_equal(a: str, b: str) -> bool:
 def _equal(gold: str, candidate: str) -> bool:
     parse, verify, config = plain_math_verify()
     found: list[Any] = [
-        parse(_PERCENT.sub(r"\\frac{\1}{100}", text), extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
+        parse(
+            _PERCENT.sub(r"\\frac{\1}{100}", text),
+            extraction_config=config,
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
         for text in (gold, candidate)
     ]
     return bool(verify(found[0], found[1], timeout_seconds=None))

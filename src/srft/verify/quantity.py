@@ -120,7 +120,7 @@ class Quantity:
 
 
 def split_unit(text: str) -> Quantity:
-    """Take off a unit, a currency sign or a % that stands with a value. A single bare letter stays: it may be a variable."""
+    """Take off a unit, a currency sign or a %. A single bare letter stays: it may be a variable."""
     text = text.strip()
     if exact(text) is not None:
         return Quantity(text)  # with its million

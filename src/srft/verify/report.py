@@ -84,7 +84,7 @@ def _case(line: str, where: str, number: str) -> Case:
 def grade_cases(
     found: Sequence[Case], grader: str, workers: int | None, timeout: float, function: str | None
 ) -> list[Case]:
-    """The cases with their verdicts. A candidate with a box or a thought is a response; any other is the answer itself."""
+    """The cases with their verdicts. A candidate with a box or a thought is a response, any other an answer."""
     with Verifier(workers, timeout, function=function) as verifier:
         grades = verifier.grade(
             [(Problem("", case.gold, verifier=grader), as_response(case.candidate, grader)) for case in found]

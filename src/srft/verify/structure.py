@@ -2,96 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+from srft.verify.nodes import EMPTY, INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
 from srft.verify.normal import group_end
 from srft.verify.quantity import exact
 
-
-@dataclass(frozen=True)
-class Leaf:
-    """One expression, equation or inequality, for algebra to judge."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Words:
-    """An answer in words, in lower case and without punctuation, or one letter, as in `\\text{(C)}`."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Items:
-    """Several answers. `bracket` is "" for a bare list and "{" for a set, whose order is free; "(" or "[" else."""
-
-    parts: tuple[Node, ...]
-    bracket: str
-
-
-@dataclass(frozen=True)
-class Interval:
-    """From `low` to `high`. `pair`: written as "(a, b)" or "[a, b]", so it may be a point as well."""
-
-    low: str
-    high: str
-    closed_low: bool
-    closed_high: bool
-    pair: bool = False
-
-
-@dataclass(frozen=True)
-class Union:
-    """A union of intervals and finite sets."""
-
-    parts: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of cells; a determinant is another kind than a matrix."""
-
-    rows: tuple[tuple[str, ...], ...]
-    determinant: bool = False
-    text: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """`x = …`, `f(x) = …`, `x \\in …`: a name and its value."""
-
-    label: str
-    value: Node
-
-
-Node = Leaf | Words | Items | Interval | Union | Matrix | Labelled
-
-EMPTY = Items((), "{")
-INFINITY = "\\infty"
 _NOTHING = re.compile(
-    r"\\emptyset|\\\{\s*\\\}|\{\s*\}|(?:there (?:are|is) )?no (?:real |such |valid |possible |integer )?(?:solutions?|roots?|values?|answers?)"
-    r"(?: exists?)?|(?:the )?empty set|none"
+    r"\\emptyset|\\\{\s*\\\}|\{\s*\}|(?:there (?:are|is) )?no (?:real |such |valid |possible |integer )?"
+    r"(?:solutions?|roots?|values?|answers?)(?: exists?)?|(?:the )?empty set|none"
 )
 _AND = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:land|lor|wedge|vee)(?![a-zA-Z]))\s*,?"
 )
 _OR = re.compile(r"(?<![a-zA-Z])or(?![a-zA-Z])|\\lor|\\vee")
 _NAME = (
-    r"(?:\\Delta\s*)?(?:\\?[a-zA-Z]+|\\(?:text|overline|vec|hat|dot|bar)\s*\{\s*[a-zA-Z ]+\})'*(?:\s*_\s*(?:\{[^{}=]*\}|\w))?"
-    r"(?:\s*\^\s*\{\s*(?:\\prime|\\ast|\*|-1)\s*\})?"
+    r"(?:\\Delta\s*)?(?:\\?[a-zA-Z]+|\\(?:text|overline|vec|hat|dot|bar)\s*\{\s*[a-zA-Z ]+\})'*"
+    r"(?:\s*_\s*(?:\{[^{}=]*\}|\w))?(?:\s*\^\s*\{\s*(?:\\prime|\\ast|\*|-1)\s*\})?"
     r"(?:\s*\(\s*(?:\\[a-z]+|-?\d+|[a-zA-Z](?:_\{\w+\})?)(?:\s*,\s*(?:\\[a-z]+|\d+|[a-zA-Z](?:_\{\w+\})?))*\s*\))?"
 )
 _LABEL = re.compile(
-    rf"(?:{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)|\\frac\{{\s*[A-Za-z ]+\}}\{{\s*[A-Za-z ]+\}}|\|\s*[A-Za-z ]+\s*\||"
-    rf"\\(?:angle|triangle)\s*[A-Za-z_{{}}\d ]+|{_NAME}\s*:\s*{_NAME})\s*"
+    rf"(?:{_NAME}|\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\)|\\frac\{{\s*[A-Za-z ]+\}}\{{\s*[A-Za-z ]+\}}|"
+    rf"\|\s*[A-Za-z ]+\s*\||\\(?:angle|triangle)\s*[A-Za-z_{{}}\d ]+|{_NAME}\s*:\s*{_NAME})\s*"
 )
 _RELATION = re.compile(r"\\leq|\\geq|\\neq|<|>")
 _FLIP = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq", "\\neq": "\\neq"}
 _MATRIX = re.compile(
-    r"[(\[|]?\s*\\begin\{(?P<env>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[clr| ]*\})?(?P<body>.*)\\end\{(?P=env)\}\s*[)\]|]?",
+    r"[(\[|]?\s*\\begin\{(?P<env>[pbBvV]?matrix|smallmatrix|array)\}(?:\{[clr| ]*\})?(?P<body>.*)"
+    r"\\end\{(?P=env)\}\s*[)\]|]?",
     re.DOTALL,
 )
 _NUMBER_AND_UNIT = re.compile(r"\s*[+-]?[\d.,/ ]*\d\s*[A-Za-z. /]*")
@@ -270,7 +210,7 @@ def _reals_without(holes: str | None, text: str) -> Node:
     if len(points) > 1:
         points.sort(key=lambda p: exact(p) or 0)
     ends = [f"-{INFINITY}", *points, INFINITY]
-    return Union(tuple(Interval(a, b, False, False) for a, b in zip(ends[:-1], ends[1:], strict=True)))
+    return Union(tuple(Interval(a, b, False, False) for a, b in itertools.pairwise(ends)))
 
 
 def _bracketed(text: str) -> Node | None:

@@ -1,9 +1,9 @@
 """Grades one answer at a time in a process of its own: `python -m srft.verify.worker LIMITS`, as JSON.
 
-Reads requests and writes replies as JSON lines. The process imports the libraries once and forks a child to do the work;
-when the child dies or has done its share, it forks another. The child has no deadline of its own but an alarm that ends
-an orphan: whoever started it kills it when it takes too long, because libraries that parse mathematics can hang or fill
-memory on a hostile answer.
+Reads requests and writes replies as JSON lines. The process imports the libraries once and forks a child to do the
+work; when the child dies or has done its share, it forks another. The child has no deadline of its own, only an alarm
+that ends an orphan: whoever started it kills it when it takes too long, because libraries that parse mathematics can
+hang or fill memory on a hostile answer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from srft.verify.compare import grade_math
 from srft.verify.function import describe, load_function
-from srft.verify.pool import Limits
 from srft.verify.graders import GRADERS, Grader
+from srft.verify.pool import Limits
 
 DONE = 7  # exit code of a child whose parent has closed the pipe
 ORPHAN = 30  # seconds past the deadline, after which a child ends by itself
@@ -76,6 +77,20 @@ def _read_line() -> bytes:
     return b"".join(parts)
 
 
+def warm_up() -> None:
+    """Import, and fill the parser's tables, once before any fork: children start with both."""
+    for gold, candidate in (
+        ("\\frac{x+1}{2}-\\sqrt[3]{5}\\pi", "\\frac{x}{2}+\\frac12-\\pi\\cdot 5^{1/3}"),
+        ("2x^2+3y=1", "y=\\frac{1-2x^2}{3}"),
+        ("\\sin(2a)|b|-n!", "2\\sin a\\cos a |b| - n!"),
+        (
+            "\\begin{pmatrix}1\\\\2\\end{pmatrix}+\\begin{pmatrix}1\\\\2\\end{pmatrix}",
+            "\\begin{pmatrix}2\\\\4\\end{pmatrix}",
+        ),
+    ):
+        grade_math(gold, candidate)
+
+
 def main() -> None:
     # Replies go to a copy of stdout, so that nothing a library prints is taken for one.
     replies = os.fdopen(os.dup(1), "w")
@@ -83,7 +98,7 @@ def main() -> None:
     sys.setrecursionlimit(5000)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limits = json.loads(sys.argv[1]) if sys.argv[1:] else asdict(Limits())
-    import math_verify  # noqa: F401  # once, before any fork
+    warm_up()
 
     while True:
         child = os.fork()
