@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -56,25 +56,24 @@ def serve(limits: Mapping[str, Any], replies: TextIO) -> None:
         size = limits["memory_mb"] * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
     print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
-    for count in range(1, limits["recycle"] + 1):
-        line = _read_line()
-        if not line:
-            os._exit(DONE)
+    for count, line in enumerate(_lines(), 1):
         signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + ORPHAN)
         request = json.loads(line)
         verdict, score, note = reply(request, function)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps([request["id"], verdict, score, count == limits["recycle"], note]), file=replies, flush=True)
+        last = count == limits["recycle"]
+        print(json.dumps([request["id"], verdict, score, last, note]), file=replies, flush=True)
+        if last:
+            return
+    os._exit(DONE)
 
 
-def _read_line() -> bytes:
-    """One request; nothing of a next one is taken from the pipe, as only one is ever under way."""
-    parts = []
+def _lines() -> Iterator[bytes]:
+    """The requests. Mostly one is under way; it may come twice when the child before this one died unasked."""
+    unread = b""
     while part := os.read(0, 1 << 20):
-        parts.append(part)
-        if part.endswith(b"\n"):
-            break
-    return b"".join(parts)
+        *lines, unread = (unread + part).split(b"\n")
+        yield from lines
 
 
 def warm_up() -> None:
@@ -98,7 +97,8 @@ def main() -> None:
     sys.setrecursionlimit(5000)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     limits = json.loads(sys.argv[1]) if sys.argv[1:] else asdict(Limits())
-    warm_up()
+    if not limits["function"]:
+        warm_up()
 
     while True:
         child = os.fork()
