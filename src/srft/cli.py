@@ -95,15 +95,15 @@ def methods() -> None:
 @app.command(context_settings={"ignore_unknown_options": True})  # an answer may begin with a minus
 def grade(
     gold: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
-    candidate: Annotated[str | None, typer.Argument(help="An answer, or a response with \\\\boxed{…} in it.")] = None,
+    candidate: Annotated[str | None, typer.Argument(help="An answer, or a response with \\boxed{…} in it.")] = None,
     file: Annotated[Path | None, typer.Option(help="JSON lines of gold, candidate and, if known, expected.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object a line, in the file's order.")] = False,
     grader: Annotated[str, typer.Option(help="math, oat, choice, exact or format.")] = "math",
     function: Annotated[str | None, typer.Option(help="path/to/file.py:name, a grader of your own.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if left out.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one answer.")] = 5.0,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one answer.")] = 10.0,
 ) -> None:
-    """Grade an answer: `srft grade '\\\\frac{1}{2}' 0.5`. Or a file of them, with a table of verdicts."""
+    """Grade an answer: `srft grade '\\frac{1}{2}' 0.5`. Or a file of them, with a table of verdicts."""
     from srft.verify import report
 
     cases = report.cases(gold, candidate, file)

@@ -103,6 +103,16 @@ KINDS = {
         ("2RC+R+C", ["C+R+2CR"], ["2rc+r+c+1"]),
         ("e^{-\\frac{h\\nu}{k_{\\mathrm{B}}T}}", ["e^{\\frac{-h \\nu}{k_B T}}"], ["e^{\\frac{h \\nu}{k_B T}}"]),
     ],
+    "equations": [
+        ("2x+4y-3=0", ["y=-\\frac{1}{2}x+\\frac{3}{4}", "4y+2x=3", "-2x-4y+3=0"], ["2x+4y+3=0", "2x-4y-3=0", "0", "2x+4y-3"]),
+        ("x^2+y^2=1", ["x^{2}=1-y^2", "1-x^2-y^2=0", "3x^2+3y^2=3"], ["x^2-y^2=1", "x^2+y^2=2", "x^2+y^2=1+z", "x=1"]),
+        ("x^2+1=0", ["-1=x^2"], ["x^2+2=0", "y^2+1=0", "x^2=1"]),
+        ("\\frac{dy}{dx}=2x", ["\\frac{d y}{d x}=x+x"], ["\\frac{dy}{dx}=3x", "\\frac{dz}{dx}=2x"]),
+        ("y'+y=0", ["y'=-y"], ["y+y=0", "y''+y=0"]),
+        ("f(x)=x^2+1", ["f(t)=t^2+1", "x^2+1"], ["f(x)=x^2-1", "g(x)=x^2", "f(t)=t^2"]),
+        ("y=\\frac{1}{2}x", ["x=2y", "x-2y=0"], ["x=3y", "y=2x"]),
+        ("[0,3)", ["[0,1) \\cup [1,3)"], ["[0,1) \\cup (1,3)"]),
+    ],
     "numbers in a base": [("4210_{7}", ["4210_7", "4210_{7}"], ["4210_5", "4211_7"]), ("12:00", ["12:00"], ["1:00", "12:30"])],
     "clutter": [
         ("5", ["$5$", "\\(5\\)", "\\[5\\]", "**5**", "5.", "{5}", "\\mathbf{5}", "\\boxed{5}", "\\displaystyle 5", "5\\,", "\\left(5\\right)", "\u200b5"],
@@ -173,6 +183,16 @@ def test_intervals_are_inequalities(low: int, size: int, a: bool, b: bool, c: bo
     left, right = "\\le" if c else "<", "\\leq" if d else "<"
     assert (grade_math(f"x \\in {interval}", f"{low} {left} x {right} {high}")[0] == "right") == ((a, b) == (c, d))
     assert grade_math(interval, f"{low} {left} x {right} {high + 1}")[0] == "wrong"
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(-9, 9), st.integers(-9, 9), st.integers(1, 5))
+def test_a_product_is_its_expansion_and_no_other(a: int, b: int, k: int) -> None:
+    factored = f"{k}(x{-a:+d})(x{-b:+d})"
+    expanded = f"{k}x^2{-k * (a + b):+d}x{k * a * b:+d}"
+    assert grade_math(factored, expanded)[0] == grade_math(expanded, factored)[0] == "right"
+    assert grade_math(factored, f"{k}x^2{-k * (a + b):+d}x{k * a * b + 1:+d}")[0] == "wrong"
+    assert grade_math(factored, expanded.replace("x", "y"))[0] == "wrong"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

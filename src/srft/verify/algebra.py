@@ -19,6 +19,16 @@ _LETTER_UNIT = re.compile(r"([+-]?[\d.,/ ]*\d)(\s*)([msghLlJNW])(?:\s*\^\{[23]\}
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\text\s*\{[^{}]*\}")
 
 
+# What the parser would drop or evaluate: y' is y to it, and dy/dx, of a symbol y, is 0.
+_DERIVATIVE = re.compile(
+    r"\\frac\{\s*d\s*(\^\{\d\})?\s*(\\?[a-zA-Z]+(?:_\{\w+\})?)\s*\}\{\s*d\s*(\\?[a-zA-Z]+)\s*(?:\^\{\d\})?\s*\}"
+)
+_FOR_THE_PARSER: list[tuple[re.Pattern[str], Any]] = [
+    (_DERIVATIVE, lambda m: f"z_{{d{re.sub(r'[^a-zA-Z0-9]', '', (m[1] or '') + m[2] + 'd' + m[3])}}}"),
+    (re.compile(r"(?<![\\a-zA-Z])([a-zA-Z])('+)(?!_)"), lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}"),
+]
+
+
 class UnreadableError(Exception):
     """The candidate is no mathematics that can be read."""
 
@@ -165,6 +175,8 @@ def _read(text: str) -> Any | None:
     parse, _, config = _math_verify()
     if re.search(r"\d\s+\d", text):
         return None  # the parser adds them: 4 5 would be 9
+    for pattern, replacement in _FOR_THE_PARSER:
+        text = pattern.sub(replacement, text)
     found = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
     return found[0] if found and not isinstance(found[0], str) else None
 
@@ -181,7 +193,19 @@ def _algebra(gold: str, candidate: str) -> bool:
     if _differ_somewhere(a, b):
         return _equal_with_imaginary_unit(a, b)
     right = bool(verify([a], [b], timeout_seconds=None)) or _equal_with_imaginary_unit(a, b)
-    return right and not _apart(a, b)
+    return right and not _apart(a, b) and not _vacuous(a, b)
+
+
+def _vacuous(a: Any, b: Any) -> bool:
+    """Two equations that only have no solution in common, which math-verify takes for the same: x² = −1 and x² = −2."""
+    from sympy import Eq, solve
+
+    if not isinstance(a, Eq) or not isinstance(b, Eq):
+        return False
+    f, g = a.lhs - a.rhs, b.lhs - b.rhs
+    if a.free_symbols != b.free_symbols:
+        return True
+    return f not in (g, -g) and (not solve(a, a.free_symbols) or not solve(b, b.free_symbols))
 
 
 def _differ_somewhere(a: Any, b: Any) -> bool:
@@ -240,6 +264,8 @@ def _equal_with_imaginary_unit(a: Any, b: Any) -> bool:
         return False
     try:
         difference = a.subs(dict.fromkeys(units, I)) - b.subs(dict.fromkeys(units, I))
+        if not difference.free_symbols:
+            return bool(abs(complex(difference.evalf(30))) < 1e-20)
         return bool(simplify(difference) == 0)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, ArithmeticError):
         return False

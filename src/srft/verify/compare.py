@@ -27,19 +27,39 @@ def grade_math(gold: str, candidate: str) -> tuple[str, float]:
         return "unparsable", 0.0
     try:
         a, b = parse(gold), parse(candidate)
-        right = alike(a, b) or (_relations(a, gold) and _relations(b, candidate) and _solved(a, b, gold, candidate))
+        right = alike(a, b) or _by_algebra(a, b, gold, candidate)
     except UnreadableError:
         return "unparsable", 0.0
     return ("right", 1.0) if right else ("wrong", 0.0)
 
 
-def _relations(node: Node, text: str) -> bool:
+def _by_algebra(a: Node, b: Node, gold: str, candidate: str) -> bool:
+    """What only solving shows: −x > −1 is x < 1, and (0, 1] ∪ (1, 2) is (0, 2)."""
+    if isinstance(a, Labelled) and isinstance(b, Labelled) and not (_formula(a.value) and _formula(b.value)):
+        return False  # x = 5 is not y = 5, but y = x/2 is x = 2y
+    if _relation(a, gold) and _relation(b, candidate):
+        return equal(gold, candidate)
+    bare = [n.value if isinstance(n, Labelled) else n for n in (a, b)]
+    sets = all(_set(n) for n in bare)
+    return sets and any(isinstance(n, Union) for n in bare) and equal(_value(gold), _value(candidate))
+
+
+def _formula(node: Node) -> bool:
+    return isinstance(node, Leaf) and bool(re.search(r"(?<![\\a-zA-Z])[a-zA-Z]", node.text))
+
+
+def _set(node: Node) -> bool:
+    if isinstance(node, Leaf):
+        return "\\setminus" in node.text
+    return isinstance(node, Union | Interval) or (isinstance(node, Items) and node.bracket == "{")
+
+
+def _relation(node: Node, text: str) -> bool:
     return isinstance(node, Leaf | Labelled) and bool(re.search(r"(?<!\\)[=<>]|\\(?:leq|geq|neq)(?![a-zA-Z])", text))
 
 
-def _solved(a: Node, b: Node, gold: str, candidate: str) -> bool:
-    """−x > −1 is x < 1, and 2x + 4y = 3 is y = 3/4 − x/2: what only solving shows."""
-    return not (isinstance(a, Labelled) and isinstance(b, Labelled)) and equal(gold, candidate)
+def _value(text: str) -> str:
+    return text.rpartition("\\in ")[2]
 
 
 def alike(gold: Node, candidate: Node) -> bool:
@@ -48,6 +68,7 @@ def alike(gold: Node, candidate: Node) -> bool:
         return True
     match gold, candidate:
         case Labelled(), Labelled():
+            candidate = _same_argument(gold, candidate)
             return gold.label == candidate.label and alike(gold.value, candidate.value)
         case Labelled(), _:
             return alike(gold.value, candidate)
@@ -82,6 +103,15 @@ def alike(gold: Node, candidate: Node) -> bool:
         case Leaf(), Leaf():
             return same(gold.text, candidate.text)
     return False
+
+
+def _same_argument(gold: Labelled, candidate: Labelled) -> Labelled:
+    """f(t) = t + 1 with the letter of f(x)."""
+    a, b = (re.fullmatch(r"(.+)\(([a-z])\)", node.label) for node in (gold, candidate))
+    if not a or not b or a[1] != b[1] or a[2] == b[2] or not isinstance(candidate.value, Leaf):
+        return candidate
+    text = re.sub(rf"(\\[a-zA-Z]+)|{b[2]}", lambda m: m[1] or a[2], candidate.value.text)
+    return candidate if a[2] in candidate.value.text else Labelled(gold.label, Leaf(text))
 
 
 def _point(pair: Interval) -> Items:

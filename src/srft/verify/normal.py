@@ -118,7 +118,17 @@ def tidy(text: str) -> str:
     text = _brace(text, "binom", 2)
     text = _brace(text, "sqrt", 1)
     text = _exponents(text)
-    return _trim(text)
+    return _trim(_SYSTEM.sub(_one_line, text))
+
+
+_SYSTEM = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered)\}(.*?)\\end\{\1\}")
+
+
+def _one_line(system: re.Match[str]) -> str:
+    """A system of equations as a list; a function by cases stays."""
+    if system[1] == "cases" and "&" in system[2]:
+        return system[0]
+    return ", ".join(line.replace("&", "").strip(" ,") for line in system[2].split("\\\\") if line.strip())
 
 
 def group_end(text: str, start: int) -> int | None:

@@ -93,18 +93,17 @@ _HOUR = re.compile(r"(\d{1,2}:\d\d)\s*(?:\\text\s*\{\s*)?([aApP])\.?\s*[mM]\.?\s
 _SCALED = re.compile(
     rf"([+-]?[\d.,]+\s*(?:\\text\s*\{{\s*)?(?:{'|'.join(_SCALES)}))\s*(?:\}}\s*\\text\s*\{{)?\s*([A-Za-z]+)\s*\}}?"
 )
-_COUNTED = re.compile(r"([+-]?[\d.,/ ]*\d)\s+([A-Za-z]{3,}(?:\s+[A-Za-z]+)*)")  # 5 apples
+_COUNTED = re.compile(r"([+-]?[\d.,/ ]*\d)\s+([A-Za-z]{3,}(?:\s+[A-Za-z]+)*)()")  # 5 apples
 _ALIASES = {"mile hour": "mph", "km hour": "kmh", "m second": "m/s", "m second^2": "m/s^2", "km second": "km/s"}
 _HALVES = {"am", "pm"}
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _WORD = r"[A-Za-z]+(?:/[A-Za-z]+)?"
 _BARE = "|".join(sorted((re.escape(w) for w in _UNIT_NAMES if len(w) > 1), key=len, reverse=True))
-_TAIL = re.compile(
-    r"(?P<value>.*?[\d})])\s*(?:"
-    r"(?P<degree>\\degree)\s*(?:\\text\s*\{\s*)?(?P<scale>[CF])?\s*\}?"
-    r"|\\text\s*\{(?P<text>[^{}]*)\}\s*(?P<power>\^\s*\{?\s*-?\d\s*\}?)?"
-    rf"|(?P<bare>(?:(?:square|sq|cubic|cu)\.?\s+)?(?:{_BARE})\.?(?:\s+(?:squared|cubed))?)\s*(?P<power2>\^\s*\{{?\s*-?\d\s*\}}?)?"
-    r")\s*"
+_UNIT_POWER = r"(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
+_DEGREE = re.compile(r"(.*\S)\s*\\degree\s*(?:\\text\s*\{\s*)?([CF])?\s*\}?")
+_IN_TEXT = re.compile(rf"(.*[^\s,;=<>(\[{{^_])\s*\\text\s*\{{([^{{}}]*)\}}\s*{_UNIT_POWER}")
+_BARE_UNIT = re.compile(
+    rf"(.*?[\d}})])\s*((?:(?:square|sq|cubic|cu)\.?\s+)?(?:{_BARE})\.?(?:\s+(?:squared|cubed))?)\s*{_UNIT_POWER}"
 )
 _MONEY = re.compile(r"(?P<sign>[+-]?)\s*(?P<coin>\\\$|€|£|¥|₹)\s*(?P<value>[+-]?\s*[\d.\\].*)")
 _COINS = {"\\$": "dollar", "€": "euro", "£": "pound_sterling", "¥": "yen", "₹": "rupee"}
@@ -135,16 +134,12 @@ def split_unit(text: str) -> Quantity:
         return Quantity(match[1].strip(), "", True)
     if match := re.fullmatch(r"(.*?)\s*(?:€|£|¥|₹)", text):
         return Quantity(match[1], _COINS[text.strip()[-1]])
-    match = _TAIL.fullmatch(text)
-    if match is None:
-        counted = _COUNTED.fullmatch(text)
-        unit = unit_name(counted[2]) if counted else None
-        return Quantity(counted[1], unit) if counted and unit else Quantity(text)
-    if match["degree"]:
-        return Quantity(match["value"], "degree" + (match["scale"] or ""))
-    written = match["text"] if match["text"] is not None else match["bare"]
-    unit = unit_name(written, match["power"] or match["power2"] or "")
-    return Quantity(text) if unit is None else Quantity(match["value"].strip(), unit)
+    if match := _DEGREE.fullmatch(text):
+        return Quantity(match[1], "degree" + (match[2] or ""))
+    for pattern in (_IN_TEXT, _BARE_UNIT, _COUNTED):
+        if (match := pattern.fullmatch(text)) and (unit := unit_name(match[2], match[3] or "")) is not None:
+            return Quantity(match[1].strip(), unit)
+    return Quantity(text)
 
 
 def unit_name(text: str, power: str = "") -> str | None:

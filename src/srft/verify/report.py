@@ -12,9 +12,10 @@ from typing import Any
 from rich.table import Table
 
 from srft.data.problem import Problem
-from srft.errors import SrftError
-from srft.verify.verifier import Verdict, Verifier
+from srft.errors import SrftError, did_you_mean
+from srft.verify.verifier import VERIFIERS, Verdict, Verifier
 
+COMMAND_LINE = tuple(name for name in VERIFIERS if name != "reasoning-gym")  # that one needs the task's entry
 SHOWN = 20  # disagreements that are listed
 
 
@@ -84,7 +85,13 @@ def _case(line: str, where: str, number: str) -> Case:
 def grade_cases(
     found: Sequence[Case], grader: str, workers: int | None, timeout: float, function: str | None
 ) -> list[Case]:
-    """The cases with their verdicts. A candidate with a box or a thought is a response, any other an answer."""
+    """The cases with their verdicts. A candidate with a box or a thought is a response, any other an answer.
+
+    Raises:
+        SrftError: there is no such grader, or the user's function fails.
+    """
+    if grader not in COMMAND_LINE:
+        raise SrftError(f"no grader '{grader}'", where="--grader", fix=did_you_mean(grader, COMMAND_LINE))
     with Verifier(workers, timeout, function=function) as verifier:
         grades = verifier.grade(
             [(Problem("", case.gold, verifier=grader), as_response(case.candidate, grader)) for case in found]

@@ -14,6 +14,7 @@ _NOTHING = re.compile(
     r"\\emptyset|\\\{\s*\\\}|\{\s*\}|(?:there (?:are|is) )?no (?:real |such |valid |possible |integer )?"
     r"(?:solutions?|roots?|values?|answers?)(?: exists?)?|(?:the )?empty set|none"
 )
+_EVERYTHING = re.compile(r"(?:all |any |the )?real(?:s| numbers?)")
 _AND = re.compile(
     r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:land|lor|wedge|vee)(?![a-zA-Z]))\s*,?"
 )
@@ -34,7 +35,7 @@ _MATRIX = re.compile(
     r"\\end\{(?P=env)\}\s*[)\]|]?",
     re.DOTALL,
 )
-_NUMBER_AND_UNIT = re.compile(r"\s*[+-]?[\d.,/ ]*\d\s*[A-Za-z. /]*")
+_NUMBER_AND_UNIT = re.compile(r"\s*[+-]?[\d.,/ ]*\d\s*[A-Za-z. /]*|\s*[A-Z](?:\s*(?:,|and)\s*[A-Z])+\s*")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
@@ -50,6 +51,8 @@ def parse(text: str) -> Node:
     if (whole := _TEXT.fullmatch(text)) and _NUMBER_AND_UNIT.fullmatch(whole[1]):
         return parse(whole[1])
     if words := _words(text):
+        if _EVERYTHING.fullmatch(words.text):
+            return Interval(f"-{INFINITY}", INFINITY, False, False)
         return EMPTY if _NOTHING.fullmatch(words.text) else words
     if _NOTHING.fullmatch(text):
         return EMPTY
