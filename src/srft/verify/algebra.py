@@ -198,14 +198,16 @@ def _algebra(gold: str, candidate: str) -> bool:
 
 def _vacuous(a: Any, b: Any) -> bool:
     """Two equations that only have no solution in common, which math-verify takes for the same: x² = −1 and x² = −2."""
-    from sympy import Eq, solve
+    from sympy import Eq, simplify, solve
 
     if not isinstance(a, Eq) or not isinstance(b, Eq):
         return False
-    f, g = a.lhs - a.rhs, b.lhs - b.rhs
     if a.free_symbols != b.free_symbols:
         return True
-    return f not in (g, -g) and (not solve(a, a.free_symbols) or not solve(b, b.free_symbols))
+    if solve(a, a.free_symbols) and solve(b, b.free_symbols):
+        return False
+    f, g = a.lhs - a.rhs, b.lhs - b.rhs
+    return simplify(f - g) != 0 and simplify(f + g) != 0
 
 
 def _differ_somewhere(a: Any, b: Any) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 
 from srft.verify.answer import answer_of, final_part
 from srft.verify.compare import grade_math
+from srft.verify.limits import LONGEST
 from srft.verify.oat import grade_oat
 
+IN_PLACE = ("choice", "exact", "format")  # plain looks at the text, which need no worker
 Grader = Callable[[Mapping[str, Any]], tuple[str, float]]
 
 RIGHT, WRONG, UNPARSABLE = ("right", 1.0), ("wrong", 0.0), ("unparsable", 0.0)
@@ -19,7 +21,10 @@ _LETTER = re.compile(
     r"(?:(?:option|choice)\s*)?[\[(\"'*_ ]*([A-Za-z])(?:[\])\"'*_ ]*[.):]?\s*|[\])\"'*_ ]*[.):]\s*\S.*)",
     re.DOTALL | re.IGNORECASE,
 )
-_LAST_LINE = re.compile(r"(?:answer|option|choice)\s*(?:is|:)\s*[*_]*\(?\s*([A-Z])\b(?!')", re.IGNORECASE)
+# Bounded repeats: the text may be long and hostile, and this one is searched for everywhere in it.
+_LAST_LINE = re.compile(
+    r"(?:answer|option|choice)\s{0,3}(?:is|:)\s{0,3}[*_]{0,3}\(?\s{0,3}([A-Z])\b(?!')", re.IGNORECASE
+)
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|boldsymbol|rm|bf)\b\s*|[{}$\\]|\\[()\[\]]")
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -37,7 +42,7 @@ def grade_choice(gold: str, text: str) -> tuple[str, float]:
 
 def choice_letter(text: str) -> str | None:
     """A of "A", "(a)", "A.", "Option A", "\\\\text{A}", "A: Paris"; None for words without a letter before them."""
-    plain = _MARKUP.sub("", text).strip()
+    plain = _MARKUP.sub("", text[:LONGEST]).strip()
     match = _LETTER.fullmatch(plain)
     return match[1].upper() if match else None
 
@@ -58,8 +63,14 @@ def grade_format(text: str) -> tuple[str, float]:
     tags = _TAG.findall(text)
     if tags not in (["<think>", "</think>"], ["<think>", "</think>", "<answer>", "</answer>"]):
         return WRONG
-    pattern = r"\s*<think>.*\S.*</think>\s*" + (r"<answer>.*\S.*</answer>\s*" if len(tags) == 4 else r"\S.*")
-    return RIGHT if re.fullmatch(pattern, text, re.DOTALL) else WRONG
+    before, thought, after, *rest = _TAG.split(text)
+    if rest:  # what stands between </think> and <answer>, the answer, and what follows it
+        well_formed = (
+            not before.strip() and thought.strip() and not after.strip() and rest[0].strip() and not rest[1].strip()
+        )
+    else:
+        well_formed = not before.strip() and thought.strip() and after.strip()
+    return RIGHT if well_formed else WRONG
 
 
 def grade_reasoning_gym(entry: Mapping[str, Any], text: str) -> tuple[str, float]:

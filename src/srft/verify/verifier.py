@@ -18,10 +18,11 @@ from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 from srft.verify.answer import answer_of, plain_number
 from srft.verify.function import check_function
+from srft.verify.graders import GRADERS, IN_PLACE
 from srft.verify.limits import LONGEST
 from srft.verify.pool import Limits, Worker
 
-VERIFIERS = ("math", "oat", "choice", "exact", "format", "reasoning-gym")
+VERIFIERS = tuple(GRADERS)
 LONGEST_RESPONSE = 200_000  # characters of a response that are looked at, from its end
 
 
@@ -182,7 +183,10 @@ def _end_of(text: str) -> str:
 
 
 def _quickly(problem: Problem, text: str) -> Grade | None:
-    """The grade of what needs no worker: no answer at all, one too long, or two plain numbers."""
+    """The grade of what needs no worker: no answer at all, one too long, two plain numbers, a letter, words, tags."""
+    if problem.verifier in IN_PLACE:
+        verdict, score = GRADERS[problem.verifier]({"answer": problem.answer, "text": _end_of(text)})
+        return Grade(Verdict(verdict), score)
     if problem.verifier not in ("math", "oat"):
         return None
     candidate = answer_of(_end_of(text))
