@@ -51,6 +51,9 @@ KINDS = {
         ("\\frac{1}{3}", ["\\frac{1}{3} \\text{meters}", "\\frac13\\text{ m}"], ["\\frac{2}{3} \\text{meters}"]),
         ("5 \\text{ m}", ["5", "5m", "5 \\text{ meters}", "5\\mathrm{m}"], ["5 \\text{ cm}", "5 \\text{ m}^2", "5n"]),
         ("6m", ["6 m", "m \\cdot 6"], ["6", "6n"]),
+        ("300 \\text{ km/s}", ["300", "300\\ \\text{km}\\,\\text{s}^{-1}", "300 \\mathrm{~km} / \\mathrm{s}"], ["300 \\text{ km}", "300 \\text{ m/s}"]),
+        ("60 \\text{ miles per hour}", ["60 mph", "60"], ["60 \\text{ miles}", "60 \\text{ km/h}"]),
+        ("12\\pi", ["12\\pi \\text{ cm}^2"], ["12", "12\\pi + \\text{cm}"]),
         ("4:30\\text{ p.m.}", ["4:30 PM"], ["4:30\\text{ a.m.}", "5:30\\text{ p.m.}"]),
     ],
     "names before the answer": [

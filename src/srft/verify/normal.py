@@ -121,7 +121,9 @@ def tidy(text: str) -> str:
     return _trim(_SYSTEM.sub(_one_line, text))
 
 
-_SYSTEM = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered)\}(.*?)\\end\{\1\}")
+_SYSTEM = re.compile(
+    r"(?:\\\{\s*)?\\begin\{(cases|aligned|align\*?|gathered|(?<=\\\{ \\begin\{)array)\}(?:\{[lcr ]+\})?(.*?)\\end\{\1\}"
+)
 
 
 def _one_line(system: re.Match[str]) -> str:

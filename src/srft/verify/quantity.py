@@ -94,10 +94,15 @@ _SCALED = re.compile(
     rf"([+-]?[\d.,]+\s*(?:\\text\s*\{{\s*)?(?:{'|'.join(_SCALES)}))\s*(?:\}}\s*\\text\s*\{{)?\s*([A-Za-z]+)\s*\}}?"
 )
 _COUNTED = re.compile(r"([+-]?[\d.,/ ]*\d)\s+([A-Za-z]{3,}(?:\s+[A-Za-z]+)*)()")  # 5 apples
-_ALIASES = {"mile hour": "mph", "km hour": "kmh", "m second": "m/s", "m second^2": "m/s^2", "km second": "km/s"}
+_ALIASES = {"mph": "mile/hour", "kmh": "km/hour"}
+# 300 \text{ km} / \text{ s}, 300 \text{km}\text{s}^{-1}, 9.6 \AA
+_COMPOUND = re.compile(
+    r"(?P<value>.*?[\d})])"
+    r"(?P<tail>(?:\s|\\text\s*\{[A-Za-z\s./\\]*\}|[/()]|\\cdot|\^\s*\{?\s*-?\d\s*\}?|\\(?:AA|mu|Omega)(?![a-zA-Z]))+)"
+)
+_FACTOR = re.compile(r"(/|per\b)?\s*([A-Za-z]+)\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?")
 _HALVES = {"am", "pm"}
 _POWER_WORDS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_WORD = r"[A-Za-z]+(?:/[A-Za-z]+)?"
 _BARE = "|".join(sorted((re.escape(w) for w in _UNIT_NAMES if len(w) > 1), key=len, reverse=True))
 _UNIT_POWER = r"(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
 _DEGREE = re.compile(r"(.*\S)\s*\\degree\s*(?:\\text\s*\{\s*)?([CF])?\s*\}?")
@@ -136,6 +141,10 @@ def split_unit(text: str) -> Quantity:
         return Quantity(match[1], _COINS[text.strip()[-1]])
     if match := _DEGREE.fullmatch(text):
         return Quantity(match[1], "degree" + (match[2] or ""))
+    if (match := _COMPOUND.fullmatch(text)) and re.search(r"\\(?:text|AA|Omega)", match["tail"]):
+        words = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", match["tail"]).replace("\\cdot", " ").replace("\\mu", "micro")
+        unit = unit_name(re.sub(r"[()\\]", " ", words))
+        return Quantity(text) if unit is None else Quantity(match["value"].strip(), unit)
     for pattern in (_IN_TEXT, _BARE_UNIT, _COUNTED):
         if (match := pattern.fullmatch(text)) and (unit := unit_name(match[2], match[3] or "")) is not None:
             return Quantity(match[1].strip(), unit)
@@ -144,24 +153,27 @@ def split_unit(text: str) -> Quantity:
 
 def unit_name(text: str, power: str = "") -> str | None:
     """The one name of a unit; a counted thing's own words; None when the words are not a unit ("or 5", "if x > 0")."""
-    text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.strip(), flags=re.I)
-    words = [w for w in text.replace(".", " ").split() if w.lower() not in ("per", "of", "the", "each")]
-    exponent = int(re.sub(r"[^\d-]", "", power) or 1)
-    names = []
-    for word in words:
+    text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.strip(), flags=re.I).replace(".", " ")
+    times, over = [], []
+    exponent = int(power or 1)
+    for sign, word, own in _FACTOR.findall(text):
+        if word.lower() in ("of", "the", "each"):
+            continue
         if word.lower() in _POWER_WORDS:
             exponent *= _POWER_WORDS[word.lower()]
-        elif inline := re.fullmatch(rf"({_WORD})\^\{{?(-?\d)\}}?", word):
-            names.append(_UNIT_NAMES.get(inline[1], inline[1]))
-            exponent *= int(inline[2])
-        else:
-            names.append(_UNIT_NAMES.get(word, word.lower().removesuffix("s")))
-    if not names and exponent == 1:
-        return ""
-    if not all(re.fullmatch(r"[A-Za-z_'/^\d-]+", name) for name in names) or {"or", "and", "if", "not"} & set(names):
+            continue
+        size = int(own or 1)
+        name = _UNIT_NAMES.get(word, word.lower().removesuffix("s")) + (f"^{abs(size)}" if abs(size) != 1 else "")
+        (over if (sign != "") != (size < 0) else times).append(name)
+    if {"or", "and", "if", "not"} & {*times, *over} or re.search(r"[^A-Za-z\s/^{}\d'-]", text):
         return None
-    name = " ".join(names or ["unit"])
-    return _ALIASES.get(name, name) + (f"^{exponent}" if exponent != 1 else "")
+    if not times and not over and exponent == 1:
+        return "" if not text.strip(" /") else None
+    if exponent < 0:
+        times, over, exponent = over, times, -exponent
+    name = " ".join(times or ["unit"] * (not over)) + ("/" + " ".join(over) if over else "")
+    name += f"^{exponent}" if exponent != 1 else ""
+    return _ALIASES.get(name, name)
 
 
 def same_unit(a: str, b: str) -> bool:
@@ -170,5 +182,5 @@ def same_unit(a: str, b: str) -> bool:
         return a == b
     if a == b or not a or not b or "unit" in (a.partition("^")[0], b.partition("^")[0]):
         return True
-    few, many = sorted((set(a.split()), set(b.split())), key=len)
-    return few <= many
+    x, y = (set(re.split("[ /]", unit)) for unit in (a, b))
+    return (x <= y or y <= x) and not (x ^ y) & set(_UNIT_NAMES.values())  # years, years old; but km is not km/s

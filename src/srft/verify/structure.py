@@ -35,7 +35,7 @@ _MATRIX = re.compile(
     r"\\end\{(?P=env)\}\s*[)\]|]?",
     re.DOTALL,
 )
-_NUMBER_AND_UNIT = re.compile(r"\s*[+-]?[\d.,/ ]*\d\s*[A-Za-z. /]*|\s*[A-Z](?:\s*(?:,|and)\s*[A-Z])+\s*")
+_NUMBER_AND_UNIT = re.compile(r"\s*[+-]?[\d.,/ ]*\d\s*[A-Za-z. /]*|\s*[A-Z\d](?:\s*(?:,|and|or)\s*[A-Z\d])+\s*")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
