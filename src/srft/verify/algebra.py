@@ -25,6 +25,8 @@ _DERIVATIVE = re.compile(
 )
 _FOR_THE_PARSER: list[tuple[re.Pattern[str], Any]] = [
     (_DERIVATIVE, lambda m: f"z_{{d{re.sub(r'[^a-zA-Z0-9]', '', (m[1] or '') + m[2] + 'd' + m[3])}}}"),
+    (re.compile(r"(?<![\\a-zA-Z])([eEiI])_\{(\w+)\}"), r"z_{\1\2}"),  # the parser has no variable E_1
+    (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\d.])"), r"\\cdot 10^{\1}"),
     (re.compile(r"(?<![\\a-zA-Z])([a-zA-Z])('+)(?!_)"), lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}"),
 ]
 
@@ -97,14 +99,15 @@ def _same_base(gold: str, candidate: str) -> bool:
 
 
 def _evaluates_to(gold: str, candidate: str) -> bool:
-    """3 + 4 = 7 and a + b = 7 say 7; 2x = 7 and 3 = 7 do not."""
+    """3 + 4 = 7 and a + b = 7 say 7; 2x = 7, −x = 7 and 3 = 7 do not."""
     sides = [side.strip() for side in candidate.split("=")]
     if len(sides) < 2 or not all(sides) or re.search(r"[<>]|\\(?:leq|geq|neq|in)(?![a-zA-Z])", candidate):
         raise_if_unreadable(candidate)
         return False
     if not equal(gold, sides[-1]):
         return False
-    return not re.search(r"[\d^]", _LHS.sub("", sides[0])) or equal(gold, sides[0])
+    named = re.fullmatch(r"[A-Za-z|(][^\d^-]*", _LHS.sub("", sides[0])) and "\\sqrt" not in sides[0]
+    return bool(named) or equal(gold, sides[0])
 
 
 def raise_if_unreadable(candidate: str) -> None:
@@ -158,7 +161,8 @@ def _math_verify() -> tuple[Any, Any, list[Any]]:
 
     # Units are ours: math-verify's own rule takes the m of 6m for metres.
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
-    return parse, verify, [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)]
+    boxed = LatexExtractionConfig(False, boxed_match_priority=0, normalization_config=normal)
+    return parse, verify, [boxed]
 
 
 @cache
@@ -177,7 +181,8 @@ def _read(text: str) -> Any | None:
         return None  # the parser adds them: 4 5 would be 9
     for pattern, replacement in _FOR_THE_PARSER:
         text = pattern.sub(replacement, text)
-    found = parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None)
+    # first_match: where the whole cannot be read, no fraction is picked out of it
+    found = parse(f"\\boxed{{{text}}}", extraction_config=config, extraction_mode="first_match", parsing_timeout=None)
     return found[0] if found and not isinstance(found[0], str) else None
 
 

@@ -70,6 +70,8 @@ def alike(gold: Node, candidate: Node) -> bool:
         case Labelled(), Labelled():
             candidate = _same_argument(gold, candidate)
             return gold.label == candidate.label and alike(gold.value, candidate.value)
+        case Labelled(), Leaf() if _relation(candidate, candidate.text):
+            return False  # an equation, which is for algebra
         case Labelled(), _:
             return alike(gold.value, candidate)
         case _, Labelled():
@@ -92,10 +94,8 @@ def alike(gold: Node, candidate: Node) -> bool:
             return _matrix(gold, candidate)
         case (Matrix(), Leaf()) | (Leaf(), Matrix()):
             return "\\begin" in gold.text and "\\begin" in candidate.text and equal(gold.text, candidate.text)
-        case Items(bracket=""), Leaf() if re.fullmatch(r"[\d,]+", candidate.text):
-            return alike(gold, Items(tuple(map(Leaf, candidate.text.split(","))), ""))
-        case Leaf(), Items(bracket="") if re.fullmatch(r"[\d,]+", gold.text):
-            return alike(Items(tuple(map(Leaf, gold.text.split(","))), ""), candidate)
+        case (Items(bracket=""), Leaf()) | (Leaf(), Items(bracket="")):
+            return _digits(gold) == _digits(candidate) != []  # 100,200 may be a list
         case Words(), Words():
             return gold.text == candidate.text or _flat(gold.text) == _flat(candidate.text)
         case (Words(), Leaf()) | (Leaf(), Words()):
@@ -118,6 +118,15 @@ def _point(pair: Interval) -> Items:
     return Items((parse(pair.low), parse(pair.high)), "(")
 
 
+def _digits(node: Node) -> list[str]:
+    if isinstance(node, Leaf) and re.fullmatch(r"[\d,]+", node.text):
+        return sorted(node.text.split(","))
+    parts = node.parts if isinstance(node, Items) else ()
+    return (
+        sorted(part.text for part in parts if isinstance(part, Leaf)) if all(isinstance(p, Leaf) for p in parts) else []
+    )
+
+
 def _flat(text: str) -> str:
     return "".join(c for c in text.lower() if c.isalnum())
 
@@ -126,7 +135,7 @@ def _word_and_leaf(gold: Node, candidate: Node) -> bool:
     a, b = (n.text.replace("\\text", "") for n in (gold, candidate) if isinstance(n, Leaf | Words))
     if len(_flat(a)) == len(_flat(b)) == 1:
         return "".join(filter(str.isalnum, a)) == "".join(filter(str.isalnum, b))
-    return _flat(a) == _flat(b) != "" and "\\" not in a + b
+    return _flat(a) == _flat(b) != "" and not re.search(r"[\\+=<>-]", a + b)
 
 
 def _interval(gold: Interval, candidate: Interval) -> bool:

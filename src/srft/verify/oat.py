@@ -60,7 +60,7 @@ _VALUE_RULES = [
 ]  # fmt: skip
 
 
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*\\?%")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
 def grade_oat(gold: str, candidate: str) -> tuple[str, float]:

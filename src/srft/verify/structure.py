@@ -267,6 +267,8 @@ def _words(text: str) -> Words | None:
         return Words(letter[1]) if "\\text" in text or ("(" in text and letter[1].isupper()) else None
     if not re.fullmatch(r"[A-Za-z\d\s.,;:!?'\"()&/-]+", spelled) or _NUMBER_AND_UNIT.fullmatch(spelled):
         return None
+    if spelled.strip()[0] in "-/&":
+        return None
     words = re.findall(r"[A-Za-z\d]+(?:'[a-z]+)?", spelled)
     if not _TEXT.match(text) and not any(_sounds(word) for word in words):
         return None
