@@ -26,6 +26,12 @@ _DERIVATIVE = re.compile(
 _FOR_THE_PARSER: list[tuple[re.Pattern[str], Any]] = [
     (_DERIVATIVE, lambda m: f"z_{{d{re.sub(r'[^a-zA-Z0-9]', '', (m[1] or '') + m[2] + 'd' + m[3])}}}"),
     (re.compile(r"(?<![\\a-zA-Z])([eEiI])_\{(\w+)\}"), r"z_{\1\2}"),  # the parser has no variable E_1
+    # gamma is the gamma function to it, and Ω the same as ω
+    (re.compile(r"\\gamma(?![a-zA-Z])(?:_\{(\w+)\})?"), r"z_{gamma\1}"),
+    (
+        re.compile(r"\\(Delta|Omega|Sigma|Pi|Phi|Psi|Theta|Lambda|Xi|Gamma(?!\s*\())(?![a-zA-Z])(?:_\{(\w+)\})?"),
+        r"z_{capital\1\2}",
+    ),
     (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\d.])"), r"\\cdot 10^{\1}"),
     (re.compile(r"(?<![\\a-zA-Z])([a-zA-Z])('+)(?!_)"), lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}"),
 ]
@@ -77,11 +83,14 @@ def equal(gold: str, candidate: str) -> bool:
     gold_is, candidate_is = bool(_RELATION.search(gold)), bool(_RELATION.search(candidate))
     if candidate_is and not gold_is:
         return _evaluates_to(gold, candidate)
+    if _VECTOR.search(gold) and gold.count("\\times") != candidate.count("\\times"):
+        return False  # the parser makes no difference between the products of vectors
     if gold_is and not candidate_is and re.search(r"[\d^]", _LHS.sub("", gold.partition("=")[0])):
         return False  # 7 = 11a + c is not 11a + c
     return _algebra(*_keep_case(gold, candidate))
 
 
+_VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![a-zA-Z])")
 _LHS = re.compile(r"_\{[^{}]*\}|_\d")
 
 

@@ -107,9 +107,11 @@ def alike(gold: Node, candidate: Node) -> bool:
 
 def _same_argument(gold: Labelled, candidate: Labelled) -> Labelled:
     """f(t) = t + 1 with the letter of f(x)."""
-    a, b = (re.fullmatch(r"(.+)\(([a-z])\)", node.label) for node in (gold, candidate))
+    a, b = (re.fullmatch(r"([^\\]+)\(([a-z])\)", node.label) for node in (gold, candidate))
     if not a or not b or a[1] != b[1] or a[2] == b[2] or not isinstance(candidate.value, Leaf):
         return candidate
+    if b[2] not in re.sub(r"\\[a-zA-Z]+", "", candidate.value.text):
+        return candidate  # f(y) = 1 says nothing of f(x)
     text = re.sub(rf"(\\[a-zA-Z]+)|{b[2]}", lambda m: m[1] or a[2], candidate.value.text)
     return candidate if a[2] in candidate.value.text else Labelled(gold.label, Leaf(text))
 
@@ -133,7 +135,7 @@ def _flat(text: str) -> str:
 
 def _word_and_leaf(gold: Node, candidate: Node) -> bool:
     a, b = (n.text.replace("\\text", "") for n in (gold, candidate) if isinstance(n, Leaf | Words))
-    if len(_flat(a)) == len(_flat(b)) == 1:
+    if len(_flat(a)) == len(_flat(b)) == 1 and "-" not in a + b:
         return "".join(filter(str.isalnum, a)) == "".join(filter(str.isalnum, b))
     return _flat(a) == _flat(b) != "" and not re.search(r"[\\+=<>-]", a + b)
 

@@ -98,7 +98,7 @@ _ALIASES = {"mph": "mile/hour", "kmh": "km/hour"}
 # 300 \text{ km} / \text{ s}, 300 \text{km}\text{s}^{-1}, 9.6 \AA
 _COMPOUND = re.compile(
     r"(?P<value>.*?[\d})])"
-    r"(?P<tail>(?:\s|\\text\s*\{[A-Za-z\s./\\]*\}|[/()]|\\cdot|\^\s*\{?\s*-?\d\s*\}?|\\(?:AA|mu|Omega)(?![a-zA-Z]))+)"
+    r"(?P<tail>(?:\s|\\text\s*\{[A-Za-z\s./\\]*\}|[/()]|\\cdot|\^\s*\{?\s*-?\d\s*\}?|\\(?:AA|mu)(?![a-zA-Z]))+)"
 )
 _FACTOR = re.compile(r"(/|per\b)?\s*([A-Za-z]+)\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?")
 _HALVES = {"am", "pm"}
@@ -141,7 +141,7 @@ def split_unit(text: str) -> Quantity:
         return Quantity(match[1], _COINS[text.strip()[-1]])
     if match := _DEGREE.fullmatch(text):
         return Quantity(match[1], "degree" + (match[2] or ""))
-    if (match := _COMPOUND.fullmatch(text)) and re.search(r"\\(?:text|AA|Omega)", match["tail"]):
+    if (match := _COMPOUND.fullmatch(text)) and re.search(r"\\(?:text|AA)", match["tail"]):
         words = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", match["tail"]).replace("\\cdot", " ").replace("\\mu", "micro")
         unit = unit_name(re.sub(r"[()\\]", " ", words))
         return Quantity(text) if unit is None else Quantity(match["value"].strip(), unit)

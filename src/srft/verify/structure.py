@@ -109,7 +109,7 @@ def _list(text: str, parts: list[str], separator: str | re.Pattern[str]) -> Node
     nodes = [node for part in parts for node in _spread(parse(part))] if separator != ";" else [parse(p) for p in parts]
     values = [n.value if isinstance(n, Labelled) else n for n in nodes]
     if separator is not _AND or not all(isinstance(v, Interval | Union) and not _pair(v) for v in values):
-        return Items(tuple(nodes), "")
+        return Leaf(text) if re.search(r"\\(?:land|lor|wedge|vee)(?![a-zA-Z])", text) else Items(tuple(nodes), "")
     label = nodes[0].label if isinstance(nodes[0], Labelled) else ""
     if _OR.search(text):
         return Labelled(label, Union(tuple(values)))
