@@ -165,7 +165,11 @@ def unit_name(text: str, power: str = "") -> str | None:
         size = int(own or 1)
         name = _UNIT_NAMES.get(word, word.lower().removesuffix("s")) + (f"^{abs(size)}" if abs(size) != 1 else "")
         (over if (sign != "") != (size < 0) else times).append(name)
-    if {"or", "and", "if", "not"} & {*times, *over} or re.search(r"[^A-Za-z\s/^{}\d'-]", text):
+    if (
+        {"or", "and", "if", "not"} & {*times, *over}
+        or re.search(r"(?:^|\s)\d", text)
+        or re.search(r"[^A-Za-z\s/^{}\d'-]", text)
+    ):
         return None
     if not times and not over and exponent == 1:
         return "" if not text.strip(" /") else None
