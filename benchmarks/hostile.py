@@ -99,4 +99,4 @@ def hostile_answers(draw: random.Random) -> list[Callable[[], str]]:
 
 def slow_items() -> list[Item]:
     """Answers that pass every filter and still keep sympy busy for longer than a deadline."""
-    return [(Problem("q", "2"), f"\\boxed{{{text}}}") for text in ("(x+1)^{9999}-x", "\\int_0^1 e^{x^x} dx")]
+    return [(Problem("q", "2"), f"\\boxed{{{text}}}") for text in ("(x+1)^{9999}-x", "(x+y+z+1)^{9999}-x")]
