@@ -93,7 +93,8 @@ def alike(gold: Node, candidate: Node) -> bool:
         case Matrix(), Matrix():
             return _matrix(gold, candidate)
         case (Matrix(), Leaf()) | (Leaf(), Matrix()):
-            return "\\begin" in gold.text and "\\begin" in candidate.text and equal(gold.text, candidate.text)
+            texts = [node.text for node in (gold, candidate) if isinstance(node, Matrix | Leaf)]
+            return all("\\begin" in text for text in texts) and equal(*texts)
         case (Items(bracket=""), Leaf()) | (Leaf(), Items(bracket="")):
             return _digits(gold) == _digits(candidate) != []  # 100,200 may be a list
         case Words(), Words():

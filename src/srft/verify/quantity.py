@@ -154,7 +154,8 @@ def split_unit(text: str) -> Quantity:
 def unit_name(text: str, power: str = "") -> str | None:
     """The one name of a unit; a counted thing's own words; None when the words are not a unit ("or 5", "if x > 0")."""
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.strip(), flags=re.I).replace(".", " ")
-    times, over = [], []
+    times: list[str] = []
+    over: list[str] = []
     exponent = int(power or 1)
     for sign, word, own in _FACTOR.findall(text):
         if word.lower() in ("of", "the", "each"):

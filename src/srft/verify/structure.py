@@ -227,7 +227,7 @@ def _bracketed(text: str) -> Node | None:
         return None
     if text[0] == "]" or text[-1] == "[":
         ends = split(inside, ",", True) if len(split(inside, ",", True)) == 2 else split(inside, ";")
-        return Interval(*ends, text[0] == "[", text[-1] == "]") if len(ends) == 2 else None
+        return Interval(ends[0], ends[1], text[0] == "[", text[-1] == "]") if len(ends) == 2 else None
     return _group(inside, text[0], {")": "(", "]": "[", "}": "{"}[text[-1]])
 
 
