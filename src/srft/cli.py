@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -47,7 +47,9 @@ def train(
         raise SrftError("no recipe given", where="srft train", fix="Name one: `srft recipes` lists them.")
     chosen = load_recipe(source, changes)
     if dry_run:
-        _show_plan(chosen, out)
+        from srft.training.view import show_plan
+
+        show_plan(chosen, out, console)
         return
     finished = run(chosen, out, resume=resume, console=console).finished
     if not finished:
@@ -219,53 +221,31 @@ def judge(
     run(**arguments, endpoint=Endpoint(url, name, key), console=console)
 
 
-def _show_plan(recipe: Any, out: Path | None) -> None:
-    from srft.verify import Verifier
+@app.command(context_settings={"ignore_unknown_options": True})  # an answer may begin with a minus
+def grade(
+    gold: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
+    candidate: Annotated[str | None, typer.Argument(help="An answer, or a response with \\boxed{…} in it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="JSON lines of gold, candidate and, if known, expected.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One object a line, in the file's order.")] = False,
+    grader: Annotated[str, typer.Option(help="math, oat, choice, exact or format.")] = "math",
+    function: Annotated[str | None, typer.Option(help="path/to/file.py:name, a grader of your own.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores if left out.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one answer.")] = 10.0,
+) -> None:
+    """Grade an answer: `srft grade '\\frac{1}{2}' 0.5`. Or a file of them, with a table of verdicts."""
+    from srft.verify import report
 
-    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
-    with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
-        for stage, part in enumerate(recipe.parts, 1):
-            if recipe.stages:
-                console.rule(f"stage {stage} of {len(recipe.stages)}")
-            _show_part(part, verifier, out)
-
-
-def _show_part(recipe: Any, verifier: Any, out: Path | None) -> None:
-    """The plan of one stage, or of a recipe without any."""
-    from srft.training.plan import check_size, estimate, gib, make_plan
-
-    plan = make_plan(recipe, verifier)
-    size = estimate(plan)
-    first = plan.prompts[0]
-    options = json.dumps(recipe.method_options)
-    console.print(f"method {recipe.method.name}: {escape(options)}")
-    counts = plan.counts
-    console.print(
-        f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
-        f"({counts.truncated} truncated, {counts.dropped} dropped as too long), "
-        f"{plan.dropped_prompts} prompts left out for it, {plan.dropped_answers} for their answer; "
-        f"{len(plan.prompts)} to train on"
-    )
-    if chosen := recipe.data.selection:
-        console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")
-    for name, prompts in plan.evaluations.items():
-        console.print(f"evaluation {name}: {len(prompts)} problems × {recipe.evaluation.samples} samples")
-    console.rule("a prompt")
-    console.print(escape(plan.tokenizer.decode(first.ids)), markup=False, highlight=False)
-    if first.demonstrations:
-        console.rule("its demonstration")
-        text = plan.tokenizer.decode(first.demonstrations[0])
-        console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
-    console.rule("estimate")
-    console.print(f"{size.parameters / 1e6:.1f} M parameters, {size.trainable / 1e6:.1f} M of them trained")
-    parts = ", ".join(f"{part} {gib(amount)}" for part, amount in size.memory.items() if amount)
-    console.print(f"memory per process about {gib(size.total_memory)}: {parts}")
-    console.print(f"checkpoints up to {gib(size.disk)}")
-    console.print(f"{plan.steps} steps, about {size.seconds / 60:.1f} minutes on this machine (a rough guide)")
-    try:
-        check_size(size, out or Path("runs"))
-    except SrftError as error:
-        console.print(f"[yellow]Would not start here:[/yellow] {escape(str(error))}")
+    cases = report.cases(gold, candidate, file)
+    graded = report.grade_cases(cases, grader, workers, timeout, function)
+    if as_json:
+        for case in graded:
+            print(case.to_json(), flush=True)
+    elif file is None:
+        console.print(graded[0].verdict)
+    else:
+        console.print(report.table(graded))
+        for line in report.disagreements(graded):
+            console.print(escape(line), highlight=False)
 
 
 def _quiet() -> None:

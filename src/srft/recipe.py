@@ -105,6 +105,9 @@ class RolloutSection(Section):
 class VerifySection(Section):
     workers: int | None = Field(None, gt=0, description="processes; as many as cores if left out, at most 8")
     timeout: float = Field(5.0, gt=0, description="seconds for one answer")
+    function: str | None = Field(
+        None, description="path/to/file.py:name, a grader of your own (TRL's signature or verl's)"
+    )
     check_answers: int = Field(1000, ge=0, description="how many ground truths must grade equal to themselves first")
 
 

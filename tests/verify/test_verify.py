@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -14,9 +17,12 @@ from hypothesis import strategies as st
 
 from srft.data import Problem, load_problems
 from srft.errors import SrftError
-from srft.verify import Verdict, Verifier
+from srft.verify import Grade, Verifier
 from srft.verify.answer import answer_of, plain_number
 from tests.conftest import shared
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from hostile import good_items, hostile_items
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +49,96 @@ def verdict(verifier: Verifier, gold: str, text: str) -> str:
         ("72", "<think>\n\\boxed{72}", "unparsable"),  # thinking never ended
         ("72", "<think>\n\\boxed{71}</think>\\boxed{72}", "right"),
         ("72", "<think>\n\\boxed{72}</think>", "unparsable"),  # only what follows the thinking counts
-        ("x", "\\boxed{\ud800\x00}", "wrong"),
+        ("x", "\\boxed{\ud800\x00}", "unparsable"),
     ],
 )
 def test_verdicts(verifier: Verifier, gold: str, text: str, expected: str) -> None:
     assert verdict(verifier, gold, text) == expected
 
 
-def test_hanging_answers_are_kept_apart_and_hold_nobody_up(verifier: Verifier) -> None:
-    items = [("2", "9^{9^{9^9}}"), ("x", "x"), ("2", "99999999!"), ("x", "y")]
-    grades = verifier.grade([(Problem("q", gold), f"\\boxed{{{candidate}}}") for gold, candidate in items])
-    assert [g.verdict for g in grades] == [Verdict.TIMEOUT, Verdict.RIGHT, Verdict.TIMEOUT, Verdict.WRONG]
-    assert [g.score for g in grades] == [0, 1, 0, 0]
+def test_hanging_answers_are_kept_apart_and_hold_nobody_up() -> None:
+    items = [("2", "(x+1)^{9999}-x"), ("x+1", "1+x"), ("2", "9^{9^{9^9}}"), ("2", "99999999!"), ("x+1", "y")]
+    with Verifier(workers=1, timeout=2) as impatient:
+        grades = impatient.grade([(Problem("q", gold), f"\\boxed{{{candidate}}}") for gold, candidate in items])
+        assert [g.verdict.value for g in grades] == ["timeout", "right", "unparsable", "unparsable", "wrong"]
+        assert [g.score for g in grades] == [0, 1, 0, 0, 0]
+        assert impatient.counts == {"timeout": 1, "right": 1, "unparsable": 2, "wrong": 1}
+        assert impatient.replaced == 1
+
+
+def test_a_hanging_answer_is_really_killed() -> None:
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    with Verifier(workers=1, timeout=2) as impatient:
+        assert verdict(impatient, "x+1", "\\boxed{1+x}") == "right"
+        (child,) = {p for p in me.children(recursive=True) if p not in before and p.ppid() != me.pid}
+        assert verdict(impatient, "2", "\\boxed{(x+1)^{9999}-x}") == "timeout"
+        assert psutil.wait_procs([child], timeout=10)[1] == []
+        assert verdict(impatient, "x+1", "\\boxed{1+x}") == "right"
+    assert set(me.children(recursive=True)) <= before
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_child_that_dies_takes_no_answer_with_it(asked: bool) -> None:
+    """Killed from outside, as by the kernel when memory runs out: between two answers, or in the middle of one."""
+    me = psutil.Process()
+    before = set(me.children(recursive=True))
+    with Verifier(workers=1, timeout=20) as verifier:
+        assert verdict(verifier, "x+1", "\\boxed{1+x}") == "right"
+        (child,) = {p for p in me.children(recursive=True) if p not in before and p.ppid() != me.pid}
+        if asked:
+            timer = threading.Timer(0.3, child.kill)
+            timer.start()
+            assert verdict(verifier, "2", "\\boxed{\\frac{a}{b}+\\frac{c}{d}+\\frac{e}{f}}") == "wrong"
+            timer.join()
+        else:
+            child.kill()
+        for gold, answer, expected in [("x+2", "2+x", "right"), ("x+2", "x+3", "wrong"), ("x+4", "4+x", "right")]:
+            assert verdict(verifier, gold, f"\\boxed{{{answer}}}") == expected
+
+
+def test_order_is_kept_and_workers_are_recycled() -> None:
+    items = [(Problem("q", f"x+{i}"), f"\\boxed{{{i + i % 2}+x}}") for i in range(24)]
+    with Verifier(workers=2, timeout=20, recycle=5) as verifier:
+        found = verifier.grade(items)
+    assert [g.verdict.value for g in found] == ["right", "wrong"] * 12
+
+
+def test_many_calls_of_asyncio_share_the_workers(verifier: Verifier) -> None:
+    async def both() -> list[list[Grade]]:
+        calls = [[(Problem("q", f"x+{i}"), f"\\boxed{{{k}+x}}") for i in range(4)] for k in range(4)]
+        return await asyncio.gather(*(verifier.grade_async(items) for items in calls))
+
+    found = asyncio.run(both())
+    assert [[g.score for g in grades] for grades in found] == [[float(i == k) for i in range(4)] for k in range(4)]
+
+
+def test_memory_is_bounded() -> None:
+    hungry = "\\boxed{" + "+".join(f"x^{{{k}}}" for k in range(40)) + "}"
+    with Verifier(workers=1, timeout=20, memory_mb=60) as small:  # less than the libraries themselves take
+        assert small.grade([(Problem("q", "x"), hungry)])[0].score == 0
+    with Verifier(workers=1, timeout=20) as large:
+        assert verdict(large, "x+1", "\\boxed{1+x}") == "right"
+
+
+def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Verifier(workers=1) as verifier, pytest.raises(SrftError, match="did not start"):
+        verdict(verifier, "x+1", "\\boxed{1+x}")
+
+
+def test_hostile_answers_change_no_other() -> None:
+    """A few hundred of what benchmarks/verifier.py runs by ten thousands."""
+    good, hostile = good_items(120, seed=1), hostile_items(160, seed=1)
+    items = [item for pair in zip([item for item, _ in good], hostile, strict=False) for item in pair]
+    items += hostile[len(good) :]
+    with Verifier(workers=1, timeout=20) as verifier:
+        grades = verifier.grade(items)
+        assert sum(verifier.counts.values()) == len(items) == 280
+    assert [g.verdict.value for g in grades[: 2 * len(good) : 2]] == [expected for _, expected in good]
+    rest = grades[1 : 2 * len(good) : 2] + grades[2 * len(good) :]
+    assert [item for item, g in zip(hostile, rest, strict=True) if g.verdict == "right"] == []
+    assert not Path("/tmp/srft-was-run").exists()
 
 
 def test_an_answer_is_never_run(verifier: Verifier, tmp_path: Path) -> None:
@@ -67,11 +151,11 @@ def test_an_answer_is_never_run(verifier: Verifier, tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced() -> None:
     before = set(psutil.Process().children())
     with Verifier(workers=1) as verifier:
-        assert verdict(verifier, "x", "\\boxed{x}") == "right"
+        assert verdict(verifier, "x+1", "\\boxed{1+x}") == "right"
         (worker,) = set(psutil.Process().children()) - before
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait(10)
-        assert verdict(verifier, "x", "\\boxed{x}") == "right"
+        assert verdict(verifier, "x+1", "\\boxed{1+x}") == "right"
     assert set(psutil.Process().children()) <= before
 
 
@@ -110,13 +194,22 @@ def test_real_cases() -> None:
         grades = patient.grade([(Problem("q", r["gold"]), f"\\boxed{{{r['candidate']}}}") for r in rows])
     verdicts = [(grade.score == 1, row["expected"]) for grade, row in zip(grades, rows, strict=True)]
     assert verdicts.count((True, False)) == 0
-    # 10 with the newest antlr4 runtime, 12 with the 4.9 that omegaconf (verl) brings.
-    assert verdicts.count((False, True)) <= 12
+    assert verdicts.count((False, True)) <= 0.015 * len(rows)  # none at the time of writing
 
 
-def test_fast_path_is_math_verifys(verifier: Verifier) -> None:
-    """Plain numbers never reach a worker; what is decided for them is what math-verify would have said."""
-    from srft.verify.worker import grade_math
+def test_recorded_responses() -> None:
+    """800 real responses of a 7B model with another grader's scores; one of them it has wrong (10{,}000 and 10000)."""
+    rows = [json.loads(line) for line in shared("data/qwen_math_cot_100.jsonl").read_text().splitlines()]
+    items = [(Problem("q", row["gt"]), text) for row in rows for text in row["code"]]
+    with Verifier(workers=1, timeout=20) as verifier:
+        grades = verifier.grade(items)
+    scores = [score for row in rows for score in row["score"]]
+    assert sum((g.verdict == "right") != score for g, score in zip(grades, scores, strict=True)) <= 1
+
+
+def test_the_fast_path_decides_as_the_worker_does(verifier: Verifier) -> None:
+    """Plain numbers never reach a worker."""
+    from srft.verify.compare import grade_math
 
     for gold, candidate in [("7", "7.0"), ("1,000", "1000"), ("0.5", "0.50"), ("3", "4"), ("-2", "2"), ("10", "100")]:
         assert verdict(verifier, gold, f"\\boxed{{{candidate}}}") == grade_math(gold, candidate)[0]

@@ -17,7 +17,7 @@ class Problem:
         demonstrations: full expert responses, without the end-of-sequence token.
         rejected: a worse response than the demonstration, for methods that learn from pairs.
         source: the data set it comes from (verl's `data_source`).
-        verifier: which grader scores it, "math" or "reasoning-gym".
+        verifier: which grader scores it: "math", "oat", "choice", "exact", "format" or "reasoning-gym".
         metadata: whatever that grader needs (a reasoning-gym entry), else free.
         where: file and row, for error messages.
     """

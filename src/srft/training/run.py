@@ -85,7 +85,8 @@ def train(
     checkpoint = directory.checkpoint if resume else None
     state = load_state(checkpoint) if checkpoint else None
     set_seed(recipe.training.seed)
-    with Verifier(recipe.verify.workers, recipe.verify.timeout) as verifier:
+    verify = recipe.verify
+    with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
         plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
         for plan in plans:
             check_size(estimate(plan), directory.path, accelerator.num_processes)

@@ -1,18 +1,15 @@
-"""The verifier: grades answers in worker processes that are killed when an answer takes too long."""
+"""The verifier: grades responses in worker processes that are killed when an answer takes too long."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import json
 import os
 import queue
-import selectors
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -20,14 +17,18 @@ from typing import Any
 from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 from srft.verify.answer import answer_of, plain_number
+from srft.verify.function import check_function
+from srft.verify.graders import GRADERS, IN_PLACE
+from srft.verify.limits import LONGEST
+from srft.verify.pool import Limits, Worker
 
-VERIFIERS = ("math", "reasoning-gym")
-START_TIMEOUT = 120.0  # seconds for a worker to import its libraries
-LONGEST = 200_000  # characters of a response that are looked at, from its end
+VERIFIERS = tuple(GRADERS)
+LONGEST_RESPONSE = 200_000  # characters of a response that are looked at, from its end
 
 
 class Verdict(StrEnum):
-    """RIGHT and WRONG; UNPARSABLE: no answer could be read; TIMEOUT: too long or too much memory to decide."""
+    """RIGHT and WRONG; UNPARSABLE: no answer could be read, or one too large to try; TIMEOUT: too long or too much
+    memory to decide."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -37,7 +38,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict and its score in 0..1: 1 for right, 0 for the others, except for scorers that give part of a point."""
+    """A verdict and its score: 1 for right and 0 for the others, but for scorers that give part of a point and for a
+    user's function, whose score it is."""
 
     verdict: Verdict
     score: float
@@ -49,15 +51,35 @@ class Verifier:
     Args:
         workers: processes; as many as cores if left out, at most 8. None starts before an answer needs one.
         timeout: seconds for one answer, then its worker is killed and replaced.
-        memory_mb: address space of a worker; 0 for no limit.
+        memory_mb: address space of a worker, in MiB; 0 for no limit.
+        recycle: answers after which a worker is replaced.
+        function: `path/to/file.py:name`, a grader of the user's own for every problem in place of `Problem.verifier`.
+
+    Attributes:
+        counts: verdicts given so far.
+
+    Raises:
+        SrftError: `function` names no file.
     """
 
-    def __init__(self, workers: int | None = None, timeout: float = 5.0, memory_mb: int = 4096) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        timeout: float = 5.0,
+        memory_mb: int = 4096,
+        recycle: int = 2000,
+        function: str | None = None,
+    ) -> None:
+        if function:
+            check_function(function)
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self.timeout, self.memory_mb = timeout, memory_mb
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        for _ in range(self.workers):
-            self._idle.put(_Worker(memory_mb))
+        self.timeout, self.memory_mb, self.function = timeout, memory_mb, function
+        self.counts: Counter[Verdict] = Counter()
+        limits = Limits(timeout, memory_mb, recycle, function or "")
+        self._pool = [Worker(limits) for _ in range(self.workers)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # a running worker before one not yet started
+        for worker in self._pool:
+            self._idle.put(worker)
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="srft-verify")
         self._closed = threading.Event()
 
@@ -67,6 +89,11 @@ class Verifier:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def replaced(self) -> int:
+        """Workers that were killed at the deadline so far."""
+        return sum(worker.replaced for worker in self._pool)
+
     def close(self) -> None:
         """End the workers."""
         self._closed.set()
@@ -75,115 +102,101 @@ class Verifier:
             self._idle.get().kill()
 
     def grade(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
-        """Grade each response text (with the `<think>` that its prompt opened, if it did). No text makes it raise.
+        """Grade each response text (with the `<think>` that its prompt opened, if it did), in order.
 
         Raises:
-            SrftError: a problem names an unknown verifier, or one whose package is missing.
+            SrftError: a problem names an unknown verifier, or one whose package is missing; the user's function cannot
+                be loaded or raised. No text makes another verifier raise.
         """
-        for name in {problem.verifier for problem, _ in items}:
-            _check_verifier(name)
-        grades = [_quickly(problem, text) for problem, text in items]
-        slow = [i for i, grade in enumerate(grades) if grade is None]
-        answers = list(self._threads.map(self._ask, (items[i] for i in slow)))
-        for i, grade in zip(slow, answers, strict=True):
-            grades[i] = grade
-        return [grade for grade in grades if grade is not None]
+        futures = self._submit(items)
+        try:
+            return self._counted(future.result() for future in futures)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def grade_async(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        """`grade` for asyncio: many calls may be under way, which share the workers."""
+        return self._counted(await asyncio.gather(*map(asyncio.wrap_future, self._submit(items))))
 
     def self_check(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems whose own answer does not grade as right."""
+        """The problems whose own answer does not grade as right. Only a user's function knows what it takes for an
+        answer: that one is called once, so that a broken one is found out early."""
+        if self.function:
+            self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems[:1]])
+            return []
+        problems = [p for p in problems if p.verifier != "format"]  # it looks at no answer
         grades = self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems])
         return [p for p, grade in zip(problems, grades, strict=True) if grade.verdict is not Verdict.RIGHT]
 
-    def _ask(self, item: tuple[Problem, str]) -> Grade:
-        problem, text = item
-        request = {"verifier": problem.verifier, "answer": problem.answer, "text": text[-LONGEST:]}
-        if problem.verifier == "reasoning-gym":
-            request["metadata"] = dict(problem.metadata)  # type: ignore[assignment]
+    def _submit(self, items: Sequence[tuple[Problem, str]]) -> list[Future[Grade]]:
+        if not self.function:
+            for name in {problem.verifier for problem, _ in items}:
+                check_verifier(name)
+        return [self._future(problem, text) for problem, text in items]
+
+    def _future(self, problem: Problem, text: str) -> Future[Grade]:
+        quick = None if self.function else _quickly(problem, text)
+        if quick is None:
+            return self._threads.submit(self._ask, problem, text)
+        done: Future[Grade] = Future()
+        done.set_result(quick)
+        return done
+
+    def _counted(self, grades: Iterable[Grade]) -> list[Grade]:
+        found = list(grades)
+        self.counts.update(grade.verdict for grade in found)
+        return found
+
+    def _ask(self, problem: Problem, text: str) -> Grade:
+        request: dict[str, Any] = {"verifier": problem.verifier, "answer": problem.answer, "text": text}
+        if self.function:
+            request |= {"prompt": problem.prompt, "source": problem.source, "metadata": dict(problem.metadata)}
+        else:
+            request["text"] = _end_of(text)
+            if problem.verifier == "reasoning-gym":
+                request["metadata"] = dict(problem.metadata)
         worker = self._idle.get()
         try:
-            reply = None if self._closed.is_set() else worker.ask(json.dumps(request), self.timeout)
+            reply = None if self._closed.is_set() else worker.ask(request)
         finally:
             self._idle.put(worker)
         return Grade(Verdict.TIMEOUT, 0.0) if reply is None else Grade(Verdict(reply[0]), float(reply[1]))
 
 
-def _check_verifier(name: str) -> None:
+def check_verifier(name: str) -> None:
+    """Whether there is a grader of that name.
+
+    Raises:
+        SrftError: there is none, or its package is missing.
+    """
     if name not in VERIFIERS:
         raise SrftError(f"unknown verifier '{name}'", where="problem.verifier", fix=did_you_mean(name, VERIFIERS))
     if name == "reasoning-gym" and importlib.util.find_spec("reasoning_gym") is None:
         raise SrftError("reasoning-gym is not installed", where="verifier", fix="pip install 'srft[reasoning-gym]'")
 
 
+def _end_of(text: str) -> str:
+    """The end of a long response, still with its unfinished thought."""
+    unfinished = "<think>" in text and "</think>" not in text
+    return ("<think>" if unfinished and len(text) > LONGEST_RESPONSE else "") + text[-LONGEST_RESPONSE:]
+
+
 def _quickly(problem: Problem, text: str) -> Grade | None:
-    """The grade of what needs no worker: no answer at all, or two plain numbers."""
-    if problem.verifier != "math":
+    """The grade of what needs no worker: no answer at all, one too long, two plain numbers, a letter, words, tags."""
+    if problem.verifier in IN_PLACE:
+        verdict, score = GRADERS[problem.verifier]({"answer": problem.answer, "text": _end_of(text)})
+        return Grade(Verdict(verdict), score)
+    if problem.verifier not in ("math", "oat"):
         return None
-    candidate = answer_of(text[-LONGEST:] if "<think>" not in text or "</think>" in text else text)
+    candidate = answer_of(_end_of(text))
     if candidate is None:
+        return Grade(Verdict.UNPARSABLE, 0.0)
+    if candidate == problem.answer.strip():
+        return Grade(Verdict.RIGHT, 1.0)
+    if len(candidate) > LONGEST:
         return Grade(Verdict.UNPARSABLE, 0.0)
     gold, value = plain_number(problem.answer), plain_number(candidate)
     if gold is None or value is None:
         return None
     return Grade(Verdict.RIGHT, 1.0) if gold == value else Grade(Verdict.WRONG, 0.0)
-
-
-class _Worker:
-    """One worker process, started when it is first asked and anew after it was killed or died."""
-
-    def __init__(self, memory_mb: int) -> None:
-        self.memory_mb = memory_mb
-        self.process: subprocess.Popen[bytes] | None = None
-        self._unread = b""
-
-    def ask(self, request: str, timeout: float) -> Any | None:
-        """The reply, or None when the worker took too long or died of the request."""
-        try:
-            if self.process is None or self.process.poll() is not None:
-                self._start()
-            assert self.process is not None
-            assert self.process.stdin is not None
-            self.process.stdin.write(request.encode() + b"\n")
-            self.process.stdin.flush()
-            return json.loads(self._line(timeout))
-        except (OSError, EOFError, TimeoutError, ValueError):
-            self.kill()
-            return None
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe is not None:
-                    try:
-                        pipe.close()
-                    except OSError:
-                        continue
-        self.process, self._unread = None, b""
-
-    def _start(self) -> None:
-        self.kill()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "srft.verify.worker", str(self.memory_mb)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the trainer, which then ends its workers
-        )
-        self._line(START_TIMEOUT)
-
-    def _line(self, timeout: float) -> bytes:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        deadline, pipe = time.monotonic() + timeout, self.process.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
-                if not selector.select(max(deadline - time.monotonic(), 0)):
-                    raise TimeoutError
-                part = os.read(pipe, 65536)
-                if not part:
-                    raise EOFError
-                self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line

@@ -1,0 +1,152 @@
+"""The decisions of the OAT grader's slow path, which the papers evaluate with: right when any of three comparisons says
+so. Written anew: no text of an answer reaches Python's or sympy's own parser, only math-verify's."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from srft.verify.algebra import plain_math_verify
+from srft.verify.answer import answer_of
+from srft.verify.limits import LONGEST, refusal
+
+_UNITS = (
+    "degree|mph|kmph|ft|mile|lb|gm|dm|day|hour|minute|min|second|sec|unit|kg|month|km|cm|mm|liter|litre|yard|year|metre|"
+    "meter|inch|inches|feet|foot|point|percent|dollar|cent|student|ticket|apple|coin|pound|gallon|acre|week|hr|yr|square"
+)
+_STRING_RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\n|\\!", ""),
+        (r"\\\\", r"\\"),
+        (r"\\begin\{array\}\{.*?\}", r"\\begin{pmatrix}"),
+        (r"\\end\{array\}", r"\\end{pmatrix}"),
+        ("bmatrix", "pmatrix"),
+        (r"[td]frac", "frac"),
+        (r"\\neq", r"\\ne"),
+        (r"\\leq", r"\\le"),
+        (r"\\geq", r"\\ge"),
+        (r"\\left|\\right", ""),
+        (r"(?<=.)\\text\{.*?\}$", ""),
+        (rf"(^|\W)(?:{_UNITS})s?(?=$|\W)", r"\1"),
+        (r"\^\{\\circ\}|\^\\circ", ""),
+        (r"\\\$|\\?%", ""),
+        (r"(?<=[ {])\.|^\.", "0."),
+        (r"^[^=]{0,2}=(?=[^=]+$)", ""),
+        (r"\\sqrt\s*([^{\s])", r"\\sqrt{\1}"),
+        (r" ", ""),
+        (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac(\d)\{", r"\\frac{\1}{"),
+        (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
+        (r"^0\.5$", r"\\frac{1}{2}"),
+    )
+]
+_VALUE_RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\?[%$]", ""),
+        (r" (?:or|and) ", " , "),
+        (r"million", "*10^6"),
+        (r"billion", "*10^9"),
+        (
+            r"(?:degree|centimeter|cm|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:e?s)? *"
+            r"(?:\^\d+)?",
+            "",
+        ),
+        (r"\^ *\\circ", ""),
+        (r",\\! *", ""),
+        (r"- *", "-"),
+    )
+]  # fmt: skip
+
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def grade_oat(gold: str, candidate: str) -> tuple[str, float]:
+    """Verdict and score: equal as strings, equal as values part by part, or equal to math-verify."""
+    if "\\boxed" in gold:
+        gold = answer_of(gold) or gold
+    if len(candidate) > LONGEST:
+        return "unparsable", 0.0
+    if _string(gold) == _string(candidate):
+        return "right", 1.0
+    a, b = _value(gold), _value(candidate)
+    if a == b:
+        return "right", 1.0
+    if not b or refusal(candidate):
+        return "unparsable", 0.0
+    if refusal(gold):
+        return "wrong", 0.0
+    return ("right", 1.0) if _parts_equal(a, b) or _equal(f"${gold}$", f"${candidate}$") else ("wrong", 0.0)
+
+
+def _string(text: str) -> str:
+    text = text.strip()
+    if match := re.fullmatch(r"\\text\{(.+?)\}", text):
+        text = match[1].strip()
+    for pattern, replacement in _STRING_RULES:
+        text = pattern.sub(replacement, text) or text
+    return text
+
+
+def _value(text: str) -> str:
+    if match := re.fullmatch(r"\\text\{(.+?)\}", text):
+        text = match[1]
+    for pattern, replacement in _VALUE_RULES:
+        text = pattern.sub(replacement, text)
+    text = re.sub(r"(\d) +(\d)", r"\1+\2", text).replace(" ", "")  # 7 3/4 is 7+3/4
+    if text.startswith("{") and text.endswith("}"):
+        text = text[1:-1]
+    return _whole(re.sub(r"\\[td]frac", r"\\frac", text).lower())
+
+
+def _whole(text: str) -> str:
+    """Integers in one spelling: 1,000 and 1000.0 are 1000."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    if re.fullmatch(r"-?\d{1,300}(?:\.0+)?", plain):
+        return str(int(float(plain))) if len(plain) < 16 else plain.partition(".")[0]
+    return text
+
+
+def _parts_equal(gold: str, candidate: str) -> bool:
+    """Tuples part by part, with the same brackets; an integer or a fraction is matched strictly."""
+    parts, other = _parts(gold), _parts(candidate)
+    if len(parts) != len(other) or (len(parts) > 1 and (gold[0], gold[-1]) != (candidate[0], candidate[-1])):
+        return False
+    return all(_part_equal(a, b) for a, b in zip(parts, other, strict=True))
+
+
+def _parts(text: str) -> list[str]:
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    bracketed = len(text) > 2 and text[0] in "([" and text[-1] in ")]" and not re.search(r"[()\[\]]", text[1:-1])
+    return text[1:-1].split(",") if bracketed else [text]
+
+
+def _part_equal(a: str, b: str) -> bool:
+    a, b = _whole(a), _whole(b)
+    if a == b:
+        return True
+    fraction, integer = re.compile(r"-?\d+/0*[1-9]\d*"), re.compile(r"-?\d+")
+    if fraction.fullmatch(a) and fraction.fullmatch(b):
+        return False
+    if bool(integer.fullmatch(a)) or bool(integer.fullmatch(b)):
+        return False
+    letters = set(re.sub(r"\\?(?:sqrt|frac|pi)", "", a + b)) & set("abcdefghijklmnopqrstuvwxyz")
+    if len(letters) > 2 or not a or not b:
+        return False
+    return _equal(f"${a}$", f"${b}$")
+
+
+def _equal(gold: str, candidate: str) -> bool:
+    parse, verify, config = plain_math_verify()
+    found: list[Any] = [
+        parse(
+            _PERCENT.sub(r"\\frac{\1}{100}", text),
+            extraction_config=config,
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
+        for text in (gold, candidate)
+    ]
+    return bool(verify(found[0], found[1], timeout_seconds=None))
