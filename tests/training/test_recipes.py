@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from srft.recipe import list_recipes
 from srft.training import plan
 from srft.training.plan import count_parameters, make_plan
 from srft.verify import Verifier
-from tests.training.test_train import same, weights
+from tests.training.test_train import weights
 
 METHODS = sorted(methods())  # before any test registers its own
 QUICK = [name for name in list_recipes() if name.startswith("quickstart")]
@@ -57,6 +59,7 @@ def tiny(name: str, *changes: str) -> Recipe:
     if recipe.method.name == "sasr":
         shared.append("method.warmup_steps=1")
     parts = [(f"stages.{i}.", part, 1) for i, part in enumerate(recipe.stages)]
+    shared += [f"{prefix}optim.lr=1e-4" for prefix, *_ in parts]  # or one step unlearns what the next one samples
     for prefix, part, steps in [("", recipe, 2), *parts]:
         shared.append(f"{prefix}training={{steps: {steps}, epochs: null, prompts_per_step: 8}}")
         shared.append(f"{prefix}data.limit=32")
@@ -157,13 +160,14 @@ def extras(recipe: Recipe, run: Run) -> None:
             train(tiny(recipe.name, "stages.1.training.steps=2"), run.directory.path, resume=True)
 
 
-def test_resume_within_a_later_stage_gives_the_same_numbers(tmp_path: Path) -> None:
-    recipe = tiny("quickstart-sft-then-rl", "stages.1.training.steps=2")
-    whole = train(recipe, tmp_path / "whole")
-    train(tiny("quickstart-sft-then-rl"), tmp_path / "parts")
-    parts = train(recipe, tmp_path / "parts", resume=True)
-    assert [(row["stage"], row["step"]) for row in parts.metrics] == [(1, 1), (2, 2), (2, 3)]
-    same(whole, parts)
+def test_a_resumed_run_follows_the_schedule_of_its_recipe(tmp_path: Path) -> None:
+    def sft(*changes: str) -> Recipe:
+        return tiny("quickstart-sft", "optim.warmup=0", *changes)
+
+    train(sft(), tmp_path / "run")
+    run = train(sft("training.steps=4", "optim.lr=1e-3"), tmp_path / "run", resume=True)
+    # After each step's update: the linear schedule of 2 steps from 2e-3, then that of 4 steps from 1e-3.
+    assert [row["lr"] for row in run.metrics] == pytest.approx([1e-3, 0, 2.5e-4, 0])
 
 
 def test_every_method_has_recipes() -> None:
@@ -334,3 +338,24 @@ def test_published_values(name: str, published: list[dict[str, object]]) -> None
 def test_every_published_selection_is_a_recipe() -> None:
     kept = {name: load_recipe(name).data.selection for name in PAPERS if "-rft" in name}
     assert sorted(how.keep for how in kept.values() if how) == ["correct", "entropy", "noise", "noise+rbf", "rbf"]
+
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    line.partition("srft train ")[2]
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for block in re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if "srft train " in line and "--resume" not in line
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_of_the_documents_are_recipes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line, comments=True)
+    if "--out" in words:
+        at = words.index("--out")
+        words = words[:at] + words[at + 2 :]
+    name, *changes = [word for word in words if not word.startswith("--")]
+    assert load_recipe(name, changes).title

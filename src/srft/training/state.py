@@ -29,11 +29,18 @@ def state_of(loop: Loop, step: int) -> dict[str, Any]:
 
 
 def restore(loop: Loop, state: Mapping[str, Any]) -> None:
-    """Continue from a checkpoint's state; the policy has its weights already."""
+    """Continue from a checkpoint's state; the policy has its weights already. Learning rates and schedule are
+    those of the recipe in force, which may be longer than the one that was saved."""
     loop.cursor, loop.waiting, loop.updater.skipped = state["cursor"], state["waiting"], state["skipped"]
-    loop.scheduler.load_state_dict(state["scheduler"])
     for name, part in loop.trained().items():
+        rates = [group["lr"] for group in part.optimizer.param_groups]
         part.optimizer.load_state_dict(state["optimizers"][name])
+        for group, rate in zip(part.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    schedule, groups = loop.scheduler, loop.updater.policy.optimizer.param_groups
+    schedule.last_epoch = state["scheduler"]["last_epoch"]
+    for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * share(schedule.last_epoch)
     for name, part in loop.updater.beside.items():
         loop.accelerator.unwrap_model(part.network).load_state_dict(state["beside"][name])
     loop.history = [row for row in loop.run.metrics if row["stage"] == loop.settings.stage]
