@@ -124,9 +124,11 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_own_method_document_runs(tmp_path: Path) -> None:
-    file = tmp_path / "my_method.py"
-    file.write_text(blocks("docs/your-own-method.md")[0])
-    changes = ["method.name=half-half", f"method.file={file}", "method.mix=0.3"]
+    file = ROOT / "examples/half_half.py"
+    assert blocks("docs/your-own-method.md") == [file.read_text()]
+    changes = ["method.name=half-half", f"method.file={file}", "method.mix=0.3", "method.fade=2"]
     found = command("train", "quickstart", *SMALL, *changes, "--out", tmp_path / "run")
     assert found.returncode == 0, found.stderr
-    assert "loss/rl" in (tmp_path / "run/metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["method/mix"] for row in rows] == pytest.approx([0.15, 0.0])
+    assert [row["loss/sft"] > 0 for row in rows] == [True, False]
