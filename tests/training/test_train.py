@@ -247,6 +247,12 @@ def test_bf16_and_checkpointing_run(tmp_path: Path) -> None:
     assert run.metrics[0]["lr"] > 0
 
 
+def test_no_steps_are_an_evaluation_alone(tmp_path: Path) -> None:
+    found = command("train", "quickstart", *SMALL, "training.steps=0", "--out", tmp_path / "run")
+    assert found.returncode == 0, found.stderr
+    assert {row["step"] for row in RunDir(tmp_path / "run").evaluations} == {0}
+
+
 def test_evaluation_is_not_moved_by_how_it_is_cut(tmp_path: Path) -> None:
     scores = []
     for rows in (3, 256):

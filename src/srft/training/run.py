@@ -107,7 +107,7 @@ def train(
                 continue
             here = state if state and stage == state["stage"] else None
             done = here["done"] if here else done
-            actor = Actor(plan, accelerator, verifier, directory.checkpoint if state or stage > 1 else None)
+            actor = Actor(plan, accelerator, verifier, directory.checkpoint if directory.checkpoints else None)
             plan = _selected(plan, actor, accelerator, directory, stage)
             display.say(_headline(plan, accelerator, directory, f"stage {stage}: " if recipe.stages else ""))
             loop = assemble(plan, actor, accelerator, directory, display, stage, done)
@@ -122,11 +122,11 @@ def train(
             if not finished:
                 break
     accelerator.end_training()
-    display.say(
-        f"Done: {directory.path} (model: {directory.checkpoint})"
-        if finished
-        else f"Saved. To continue: srft train --resume --out {directory.path}"
-    )
+    if finished:
+        model = f" (model: {directory.checkpoint})" if directory.checkpoints else ""
+        display.say(f"Done: {directory.path}{model}")
+    else:
+        display.say(f"Saved. To continue: srft train --resume --out {directory.path}")
     return Run(directory, finished)
 
 
