@@ -27,11 +27,10 @@ from srft.verify import Verifier
 
 
 class Actor:
-    """The policy of a stage and what samples and grades with it. `checkpoint` holds its weights, where there is one."""
+    """The policy of a stage and what samples and grades with it; `checkpoint` holds its weights, where there is one."""
 
     def __init__(self, plan: Plan, accelerator: Accelerator, verifier: Verifier, checkpoint: Path | None) -> None:
         recipe, rollout, tokenizer = plan.recipe, plan.recipe.rollout, plan.tokenizer
-        self.checkpoint = checkpoint
         self.policy = Policy(_model(recipe, checkpoint), rollout.temperature).to(accelerator.device)
         sampler = make_sampler(
             rollout.engine,
