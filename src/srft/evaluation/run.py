@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from srft.evaluation.respond import Draw, Responder, check_gold, stop_tokens
 from srft.evaluation.score import score
 from srft.evaluation.settings import Options, settings_of, versions
 from srft.policy import Policy, load_config, load_model, load_tokenizer
+from srft.processes import first
 from srft.rollout import find_engine, make_sampler
 from srft.verify import Verifier
 
@@ -64,14 +65,13 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
         max_response_length=options.max_length, template=options.template, extract=options.extract,
         grader=options.grader,
     )  # fmt: skip
-    choices, engine = choose(options.benchmarks, options.limit), find_engine(options.engine)
+    choices, accelerator = choose(options.benchmarks, options.limit), _accelerator()
+    main, engine = accelerator.is_main_process, find_engine(options.engine, accelerator.num_processes)
     against = compare.check_against(options.against)
     folder = options.out or Path("runs") / f"eval-{Path(options.model.replace(':', '-')).name}-{protocol.name}"
     config = load_config(options.model, changes=options.config, revision=options.revision)
     tokenizer = load_tokenizer(options.model, revision=options.revision)
     check_tokenizer(tokenizer, options.model)
-    accelerator = _accelerator()
-    main = accelerator.is_main_process
     with Verifier() as verifier:
         with accelerator.main_process_first():
             tasks = [_task(c, options, protocol, tokenizer, config) for c in choices]
@@ -79,9 +79,9 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
         overlaps = _overlaps(options.training_data, tasks) if main else {}
         commit = getattr(config, "_commit_hash", None)
         settings = settings_of(options, protocol, engine, accelerator.device.type, commit)
-        _first(accelerator, lambda: open_folder(folder, settings, {t.choice.name: t.facts for t in tasks}))
+        first(accelerator, lambda: open_folder(folder, settings, {t.choice.name: t.facts for t in tasks}))
         files = {t.choice.name: RecordFile(folder, t.choice.name, t.draw.n) for t in tasks}
-        _first(accelerator, lambda: [file.merge() for file in files.values()])
+        first(accelerator, lambda: [file.merge() for file in files.values()])
         left = {name: _left(file, task) for (name, file), task in zip(files.items(), tasks, strict=True)}
         accelerator.wait_for_everyone()  # all have read before any writes
         if any(left.values()):
@@ -229,18 +229,3 @@ def _results(
             found["contamination"] = overlaps[name].to_json()
         benchmarks[name] = found
     return {"settings": dict(settings), "versions": versions(), "benchmarks": benchmarks}
-
-
-def _first(accelerator: Accelerator, act: Callable[[], object]) -> None:
-    """Let the first process act; all raise when it fails, rather than wait for it for ever."""
-    from accelerate.utils import broadcast_object_list
-
-    failure: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            act()
-        except SrftError as error:
-            failure = [error]
-    failure = broadcast_object_list(failure)
-    if failure[0] is not None:
-        raise failure[0]

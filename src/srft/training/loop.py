@@ -18,13 +18,14 @@ from srft.data import Prompt
 from srft.evaluation import summarise
 from srft.objective import Need, Responses
 from srft.policy import MicroBatch, cut
+from srft.processes import gather
 from srft.seed import derive_seed
 from srft.training.display import Display
 from srft.training.prompts import draw
 from srft.training.responses import Collector, Response, Sampling, table
 from srft.training.run_dir import RunDir
 from srft.training.state import state_of
-from srft.training.update import Before, Trained, Updater, gather
+from srft.training.update import Before, Trained, Updater
 
 
 @dataclass(frozen=True)

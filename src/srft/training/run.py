@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from srft.data import TEMPLATES
 from srft.errors import SrftError
 from srft.evaluation.contamination import overlap, warning
 from srft.policy import Pair
+from srft.processes import first, gather
 from srft.recipe import Recipe, load_recipe
 from srft.training.assemble import Actor, assemble
 from srft.training.display import Display
@@ -31,7 +32,6 @@ from srft.training.responses import Sampling
 from srft.training.run_dir import RunDir
 from srft.training.selection import Candidate, needs_scores, read, score, select, write
 from srft.training.state import load_state, restore
-from srft.training.update import gather
 from srft.verify import Verifier
 
 
@@ -91,9 +91,9 @@ def train(
         for plan in plans:
             check_size(estimate(plan), directory.path, accelerator.num_processes)
         if state is None:
-            _first(accelerator, lambda: directory.create(recipe.to_yaml(), recipe.training.seed))
+            first(accelerator, lambda: directory.create(recipe.to_yaml(), recipe.training.seed))
         else:
-            _first(
+            first(
                 accelerator, lambda: directory.rewind(state["done"] + state["step"], state["stage"], recipe.to_yaml())
             )
         display = Display(console if main else None, sum(plan.steps for plan in plans))
@@ -159,19 +159,6 @@ def _agree(path: str) -> str:
     return str(broadcast_object_list([path])[0])
 
 
-def _first(accelerator: Accelerator, act: Callable[[], None]) -> None:
-    """Let the first process act; all raise when it fails, rather than wait for it for ever."""
-    failure: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            act()
-        except SrftError as error:
-            failure = [error]
-    failure = broadcast_object_list(failure)
-    if failure[0] is not None:
-        raise failure[0]
-
-
 def _selected(plan: Plan, actor: Actor, accelerator: Accelerator, directory: RunDir, stage: int) -> Plan:
     """The plan on the policy's own selected samples, where its recipe asks for them; kept in the run directory."""
     recipe, how = plan.recipe, plan.recipe.data.selection
@@ -191,7 +178,7 @@ def _selected(plan: Plan, actor: Actor, accelerator: Accelerator, directory: Run
         rows = [(r.slot, r.text, r.grade.score >= 1, *s) for r, s in zip(found, scores, strict=True)]
         candidates = [Candidate(plan.prompts[slot].problem, *rest) for slot, *rest in sorted(gather(accelerator, rows))]
         chosen = select(candidates, how, recipe.training.seed)
-        _first(accelerator, lambda: write(file, chosen))
+        first(accelerator, lambda: write(file, chosen))
     return with_problems(plan, read(file))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srft.objective import Method, Need, Quantity, Responses, Terms, Tokens
 from srft.policy import Head, MicroBatch
+from srft.processes import gather
 
 Before = Mapping[str, Tensor]  # what a micro-batch's tokens were worth before the first update on the batch, (N,) each
 
@@ -146,15 +147,6 @@ class Updater:
 
 def _bound(quantity: Quantity, options: Mapping[str, Any]) -> Head:
     return lambda logp, ref_logp: quantity(logp, ref_logp, options)
-
-
-def gather(accelerator: Accelerator, objects: list) -> list:
-    """The lists of all ranks as one, in the order of ranks."""
-    if accelerator.num_processes == 1:
-        return objects
-    everyone: list[Any] = [None] * accelerator.num_processes
-    torch.distributed.all_gather_object(everyone, objects)
-    return [item for part in everyone for item in part]
 
 
 def _record(sums: dict[str, float], t: Tokens, terms: Terms) -> None:
