@@ -18,8 +18,7 @@ from srft.errors import SrftError, did_you_mean
 from srft.evaluation.judge import CHOICE_SYSTEM, PAIR_PROMPT, PAIR_SYSTEM, Endpoint, pairwise, preference, rating
 from srft.evaluation.metrics import bootstrap
 from srft.evaluation.records import replace
-from srft.evaluation.respond import stop_tokens
-from srft.policy import load_config, load_model, load_tokenizer
+from srft.policy import load_config, load_model, load_tokenizer, pad_token, stop_tokens
 from srft.rollout import make_sampler
 from srft.seed import derive_seed
 
@@ -207,10 +206,9 @@ def _model(path: str, setting: Alignment, max_length: int, max_batch: int, engin
     if not getattr(tokenizer, "chat_template", None):
         raise SrftError("the tokenizer has no chat template", where=path, fix="Judged benchmarks need a chat model.")
     window = getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     sampler = make_sampler(
-        engine, model, path=resolve_path(path), pad_token_id=int(pad), stop_token_ids=stop_tokens(tokenizer, model),
-        max_model_len=min(window, 16384), max_batch=max_batch,
+        engine, model, path=resolve_path(path), pad_token_id=pad_token(tokenizer),
+        stop_token_ids=stop_tokens(tokenizer, model), max_model_len=min(window, 16384), max_batch=max_batch,
     )  # fmt: skip
 
     def reply(chats: Sequence[Sequence[Mapping[str, str]]], seeds: Sequence[int]) -> list[str]:

@@ -121,12 +121,6 @@ def branching_factor(log_probs: Tensor, _: Tensor | None = None, mass: float = 0
     return size
 
 
-def stop_tokens(tokenizer: Any, model: Any) -> set[int]:
-    """Whatever ends a response: the tokenizer's EOS and those of the model's generation config."""
-    also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}
-
-
 def check_gold(verifier: Verifier, problems: Sequence[Problem]) -> int:
     """How many problems' own answers do not grade as right: no response could be.
 

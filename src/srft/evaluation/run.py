@@ -22,10 +22,10 @@ from srft.evaluation.load import Source, load_benchmark
 from srft.evaluation.progress import Progress
 from srft.evaluation.protocol import Protocol, make_protocol
 from srft.evaluation.records import Record, RecordFile, open_folder
-from srft.evaluation.respond import Draw, Responder, check_gold, stop_tokens
+from srft.evaluation.respond import Draw, Responder, check_gold
 from srft.evaluation.score import score
 from srft.evaluation.settings import Options, settings_of, versions
-from srft.policy import Policy, load_config, load_model, load_tokenizer
+from srft.policy import Policy, load_config, load_model, load_tokenizer, pad_token, stop_tokens
 from srft.processes import first
 from srft.rollout import find_engine, make_sampler
 from srft.verify import Verifier
@@ -160,17 +160,17 @@ def _responder(
 ) -> Responder:
     model = load_model(options.model, changes=options.config, revision=options.revision)
     model.to(accelerator.device, torch.float32 if settings["precision"] == "fp32" else torch.bfloat16).eval()
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = pad_token(tokenizer)
     sampler = make_sampler(
-        options.engine,
+        settings["engine"],
         model,
         path=resolve_path(options.model),
-        pad_token_id=int(pad),
+        pad_token_id=pad,
         stop_token_ids=stop_tokens(tokenizer, model),
         max_model_len=max(len(p.ids) + t.draw.max_response_length for t in tasks for p in t.prompts),
         max_batch=_max_batch(options, settings["engine"]),
     )
-    return Responder(sampler, verifier, tokenizer, Policy(model) if options.statistics else None, int(pad))
+    return Responder(sampler, verifier, tokenizer, Policy(model) if options.statistics else None, pad)
 
 
 def _max_batch(options: Options, engine: str) -> int:

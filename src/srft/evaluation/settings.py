@@ -94,10 +94,10 @@ def settings_of(options: Options, protocol: Protocol, engine: str, device: str, 
     }
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that scores depend on."""
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Of the packages that are installed; those that scores depend on if left out."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -45,6 +45,17 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
     return _pretrained(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
 
 
+def stop_tokens(tokenizer: Any, model: Any) -> set[int]:
+    """Whatever ends a response: the tokenizer's EOS and those of the model's generation config."""
+    also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}
+
+
+def pad_token(tokenizer: Any) -> int:
+    """What fills a batch; EOS where the tokenizer has none of its own, as padding is never read."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def load_model(
     path: str,
     *,

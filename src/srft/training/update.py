@@ -71,7 +71,7 @@ class Updater:
         old = again and "old_logp" in needs
         if not old and "means" not in needs:
             return step, list(before)
-        size, sums = len(step.length), defaultdict[str, Tensor](lambda: torch.zeros(len(step.length)).double())
+        sums = defaultdict[str, Tensor](lambda: torch.zeros(len(step.length)).double())
         for batch, found in zip(batches, before, strict=True):
             t = self._tokens(batch.to(self.accelerator.device), step.to(self.accelerator.device), found)
             measured = {"logp": t.logp, "entropy": t.entropy}
@@ -85,7 +85,7 @@ class Updater:
         means = {}
         for name in sorted(sums):
             total = self.accelerator.reduce(sums[name].to(self.accelerator.device, torch.float32), "sum").cpu()
-            means[name] = total[:size] / step.length.clamp(min=1)
+            means[name] = total / step.length.clamp(min=1)
         return replace(step, mean=means), list(before)
 
     def update(self, step: Responses, batches: Sequence[MicroBatch], before: Sequence[Before]) -> dict[str, float]:
