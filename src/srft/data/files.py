@@ -1,0 +1,95 @@
+"""Files: JSON lines, and writing a file whole or not at all. Every room reads and writes by these functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from srft.errors import SrftError
+
+
+def read_text(path: Path, name: str = "") -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark; `name` is what errors call it.
+
+    Raises:
+        SrftError: it cannot be read, or is not UTF-8.
+    """
+    where = name or str(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SrftError(f"not UTF-8: {error}", where=where, fix="Save it as UTF-8.") from None
+    except OSError as error:
+        raise SrftError(f"cannot be read: {error.strerror}", where=where, fix="Check the path.") from None
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        SrftError: it is malformed; `where` names the file and line.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SrftError(f"malformed JSON: {error}", where=where, fix="Correct or remove that line.") from None
+
+
+def read_jsonl(path: Path, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(`file:line`, value) of every line that is not blank. Lines end at a newline alone, not at U+2028.
+
+    Raises:
+        SrftError: the file cannot be read; a line is not JSON.
+    """
+    for number, line in enumerate(read_text(path, name).split("\n"), 1):
+        if line.strip():
+            where = f"{name or path}:{number}"
+            yield where, parse_json(line, where)
+
+
+def read_whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows (JSON objects) of a file that grows line by line, without a line that a kill cut; none of no file."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
+    """Add rows to a JSON-lines file; with `sync` they are on disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json_lines(rows))
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under another name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as an indented JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as a JSON-lines file, whole or not at all."""
+    write_text(path, json_lines(rows))
