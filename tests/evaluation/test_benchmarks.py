@@ -13,8 +13,7 @@ from srft.evaluation import BENCHMARKS, Choice, choose, load_benchmark
 from srft.evaluation.benchmarks import GROUPS, to_problem
 from srft.evaluation.compare import paper_tables
 from srft.evaluation.protocol import PROTOCOLS, make_protocol
-from srft.verify import Verifier
-from srft.verify.verifier import VERIFIERS
+from srft.verify import GRADER_NAMES, Verifier
 from tests.conftest import shared
 
 # A made-up row each, as (benchmark, row, what the question holds, the right option or the answer).
@@ -54,8 +53,8 @@ def test_a_row_becomes_a_problem(name: str, row: dict[str, Any], question: str, 
     problem = to_problem(name, row, 0, "row 0", seed=0)
     assert isinstance(problem.prompt, str)
     assert problem.prompt.startswith(question)
-    assert problem.verifier == BENCHMARKS[name].grader
-    if problem.verifier == "choice":
+    assert problem.grader == BENCHMARKS[name].grader
+    if problem.grader == "choice":
         options = problem.metadata["options"]
         assert options["ABCDEFGHIJKLMNOP".index(problem.answer)] == right
         assert f"{problem.answer}. {right}" in problem.prompt.split("\n")
@@ -87,7 +86,7 @@ def test_the_published_files_load(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["aime24", "aime25", "amc", "math500", "minerva", "olympiadbench", "arc-c"])
 def test_ground_truths_grade_as_right(name: str) -> None:
-    if BENCHMARKS[name].grader not in VERIFIERS:
+    if BENCHMARKS[name].grader not in GRADER_NAMES:
         pytest.skip(f"this verifier has no grader {BENCHMARKS[name].grader}")
     file = shared(f"data/{BENCHMARKS[name].file}")
     problems, _ = load_benchmark(Choice(name, 60), data_dir=file.parent)

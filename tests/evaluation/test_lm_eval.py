@@ -68,7 +68,7 @@ def test_gsm8k_is_scored_as_lm_eval_scores_it() -> None:
 
     theirs = run_tasks(Canned(), ["gsm8k"], limit=40, data_dir=file.parent)["gsm8k"]
     with Verifier(workers=1) as verifier:
-        ours = [g.score for g in verifier.grade(list(zip(problems, texts, strict=True)))]
+        ours = [g.reward for g in verifier.grade(list(zip(problems, texts, strict=True)))]
     assert theirs["documents"] == 40
     assert 100 * sum(ours) / 40 == pytest.approx(theirs["score"]) == pytest.approx(100 * 27 / 40, abs=3)
 

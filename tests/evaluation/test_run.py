@@ -183,7 +183,7 @@ def test_recorded_responses_score_as_they_were_scored() -> None:
     items = [(Problem(r["question"], r["gt"]), text) for r in recorded for text in r["response"]]
     theirs = [bool(score) for r in recorded for score in r["score"]]
     with Verifier(workers=1) as verifier:
-        ours = [grade.score >= 1 for grade in verifier.grade(items)]
+        ours = [grade.reward >= 1 for grade in verifier.grade(items)]
     different = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     assert [(recorded[i // 8]["gt"], ours[i]) for i in different] == [("10{,}000", True)]
 

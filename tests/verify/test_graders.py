@@ -1,4 +1,4 @@
-"""The other graders: choice, exact, format, oat, the overlong penalty, a user's own function."""
+"""The other graders: choice, exact, format, oat, a user's own function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from srft.data import Problem
 from srft.errors import SrftError
 from srft.recipe import load_recipe
-from srft.verify import Verdict, Verifier, overlong_penalty
+from srft.verify import Verdict, Verifier
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def verifier():
     ],
 )
 def test_choice(verifier: Verifier, gold: str, text: str, expected: str) -> None:
-    assert verifier.grade([(Problem("q", gold, verifier="choice"), text)])[0].verdict == expected
+    assert verifier.grade([(Problem("q", gold, grader="choice"), text)])[0].verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_choice(verifier: Verifier, gold: str, text: str, expected: str) -> None
     ],
 )
 def test_exact(verifier: Verifier, gold: str, text: str, expected: str) -> None:
-    assert verifier.grade([(Problem("q", gold, verifier="exact"), text)])[0].verdict == expected
+    assert verifier.grade([(Problem("q", gold, grader="exact"), text)])[0].verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_exact(verifier: Verifier, gold: str, text: str, expected: str) -> None:
     ],
 )
 def test_format(verifier: Verifier, text: str, expected: str) -> None:
-    assert verifier.grade([(Problem("q", "", verifier="format"), text)])[0].verdict == expected
+    assert verifier.grade([(Problem("q", "", grader="format"), text)])[0].verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,7 @@ def test_format(verifier: Verifier, text: str, expected: str) -> None:
 )
 def test_oat(verifier: Verifier, gold: str, answer: str, expected: str) -> None:
     text = f"<think>\\boxed{{7}}</think> so \\boxed{{{answer}}}"
-    assert verifier.grade([(Problem("q", gold, verifier="oat"), text)])[0].verdict == expected
-
-
-def test_overlong_penalty_is_that_of_dapo() -> None:
-    limit, buffer = 20480, 4096
-    assert overlong_penalty(0, limit, buffer) == overlong_penalty(limit - buffer, limit, buffer) == 0
-    assert overlong_penalty(limit - buffer + 1024, limit, buffer) == -0.25
-    assert overlong_penalty(limit, limit, buffer) == overlong_penalty(limit + 1, limit, buffer) == -1
-    with pytest.raises(ValueError, match="buffer"):
-        overlong_penalty(1, 10, 11)
+    assert verifier.grade([(Problem("q", gold, grader="oat"), text)])[0].verdict == expected
 
 
 OWN = """
@@ -162,7 +153,7 @@ def test_a_function_with_trls_signature(own: Path) -> None:
     )
     with Verifier(workers=1, function=f"{own}:trl") as verifier:
         grades = verifier.grade([(text, "it is 42"), (chat, "it is 42"), (text, "no")])
-    assert [g.score for g in grades] == [0.25, 0.25, 0]
+    assert [g.reward for g in grades] == [0.25, 0.25, 0]
     assert grades[0].verdict is Verdict.WRONG  # less than 1
 
 
@@ -170,7 +161,7 @@ def test_a_function_with_verls_signature(own: Path) -> None:
     with Verifier(workers=2, function=f"{own}:verl") as verifier:
         grades = verifier.grade([(Problem("q", "42", source="gsm8k"), text) for text in ("42", "41")])
         assert verifier.self_check([Problem("q", "anything")]) == []
-    assert [(g.verdict, g.score) for g in grades] == [(Verdict.RIGHT, 1), (Verdict.WRONG, 0)]
+    assert [(g.verdict, g.reward) for g in grades] == [(Verdict.RIGHT, 1), (Verdict.WRONG, 0)]
 
 
 def test_a_function_that_hangs_is_killed(own: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srft.verify.answer import answer_of
-from srft.verify.compare import grade_math
+from srft.verify.grade import RIGHT, WRONG
+from srft.verify.math import grade_math
 from tests.conftest import shared
 
 # kind: gold, answers that are right, answers that are not. A row has its reason in its kind.
@@ -135,8 +136,8 @@ ROWS = [(kind, *row) for kind, rows in KINDS.items() for row in rows]
 
 @pytest.mark.parametrize(("kind", "gold", "right", "wrong"), ROWS, ids=[f"{r[0]}: {r[1]}" for r in ROWS])
 def test_kinds(kind: str, gold: str, right: list[str], wrong: list[str]) -> None:
-    assert [c for c in [gold, *right] if grade_math(gold, c)[0] != "right"] == []
-    assert [c for c in wrong if grade_math(gold, c)[0] == "right"] == []
+    assert [c for c in [gold, *right] if grade_math(gold, c) != RIGHT] == []
+    assert [c for c in wrong if grade_math(gold, c) == RIGHT] == []
 
 
 def spellings(value: Fraction) -> list[str]:
@@ -170,9 +171,9 @@ numbers = st.fractions(min_value=-5000, max_value=5000, max_denominator=60)
 @given(numbers, numbers)
 def test_equal_numbers_are_right_in_every_spelling_and_unequal_ones_in_none(a: Fraction, b: Fraction) -> None:
     for written in spellings(a):
-        assert [s for s in spellings(a) if grade_math(written, s)[0] != "right"] == [], written
+        assert [s for s in spellings(a) if grade_math(written, s) != RIGHT] == [], written
         if a != b:
-            assert [s for s in spellings(b) if grade_math(written, s)[0] == "right"] == [], written
+            assert [s for s in spellings(b) if grade_math(written, s) == RIGHT] == [], written
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -181,9 +182,9 @@ def test_order_matters_in_tuples_alone(values: list[int], random: object) -> Non
     shuffled = list(values)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     a, b = (", ".join(map(str, v)) for v in (values, shuffled))
-    assert grade_math(a, b)[0] == grade_math(f"\\{{{a}\\}}", f"\\{{{b}\\}}")[0] == "right"
-    assert (grade_math(f"({a})", f"({b})")[0] == "right") == (values == shuffled)
-    assert grade_math(a, ", ".join(map(str, values[1:])))[0] == "wrong"
+    assert grade_math(a, b) == grade_math(f"\\{{{a}\\}}", f"\\{{{b}\\}}") == RIGHT
+    assert (grade_math(f"({a})", f"({b})") == RIGHT) == (values == shuffled)
+    assert grade_math(a, ", ".join(map(str, values[1:]))) == WRONG
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -192,8 +193,8 @@ def test_intervals_are_inequalities(low: int, size: int, a: bool, b: bool, c: bo
     high = low + size
     interval = f"{'[' if a else '('}{low}, {high}{']' if b else ')'}"
     left, right = "\\le" if c else "<", "\\leq" if d else "<"
-    assert (grade_math(f"x \\in {interval}", f"{low} {left} x {right} {high}")[0] == "right") == ((a, b) == (c, d))
-    assert grade_math(interval, f"{low} {left} x {right} {high + 1}")[0] == "wrong"
+    assert (grade_math(f"x \\in {interval}", f"{low} {left} x {right} {high}") == RIGHT) == ((a, b) == (c, d))
+    assert grade_math(interval, f"{low} {left} x {right} {high + 1}") == WRONG
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -201,9 +202,9 @@ def test_intervals_are_inequalities(low: int, size: int, a: bool, b: bool, c: bo
 def test_a_product_is_its_expansion_and_no_other(a: int, b: int, k: int) -> None:
     factored = f"{k}(x{-a:+d})(x{-b:+d})"
     expanded = f"{k}x^2{-k * (a + b):+d}x{k * a * b:+d}"
-    assert grade_math(factored, expanded)[0] == grade_math(expanded, factored)[0] == "right"
-    assert grade_math(factored, f"{k}x^2{-k * (a + b):+d}x{k * a * b + 1:+d}")[0] == "wrong"
-    assert grade_math(factored, expanded.replace("x", "y"))[0] == "wrong"
+    assert grade_math(factored, expanded) == grade_math(expanded, factored) == RIGHT
+    assert grade_math(factored, f"{k}x^2{-k * (a + b):+d}x{k * a * b + 1:+d}") == WRONG
+    assert grade_math(factored, expanded.replace("x", "y")) == WRONG
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -212,7 +213,7 @@ def test_a_decimal_may_stand_for_what_none_can_give_exactly(n: int, d: int, off:
     value = Fraction(n, d)
     written = round(value, 9) + Fraction(off, 10**8)
     exact, terminates = written == value, 10**9 % value.denominator == 0
-    right = grade_math(f"\\frac{{{n}}}{{{d}}}", f"{float(written):.9f}")[0] == "right"
+    right = grade_math(f"\\frac{{{n}}}{{{d}}}", f"{float(written):.9f}") == RIGHT
     assert right == (exact or (off == 0 and not terminates))
 
 
@@ -257,7 +258,7 @@ def test_gold_answers_are_right_for_themselves_and_for_no_other(name: str) -> No
         " " + g.replace("\\frac", "\\dfrac").replace("(", "\\left(").replace(")", "\\right)") + " ." for g in golds
     ]
     pairs = list(zip(golds, respelled, strict=True))
-    assert [pair for pair in pairs if pair[0] and grade_math(*pair)[0] != "right"] == []
+    assert [pair for pair in pairs if pair[0] and grade_math(*pair) != RIGHT] == []
     # Some, and only short ones: what algebra takes long to tell apart is the business of the worker's deadline.
     others = [(a, b) for a, b in zip(golds, golds[7:] + golds[:7], strict=True) if a != b and len(a) + len(b) < 50]
-    assert [pair for pair in others[::4] if grade_math(*pair)[0] == "right"] == []
+    assert [pair for pair in others[::4] if grade_math(*pair) == RIGHT] == []

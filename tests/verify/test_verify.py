@@ -61,7 +61,7 @@ def test_hanging_answers_are_kept_apart_and_hold_nobody_up() -> None:
     with Verifier(workers=1, timeout=2) as impatient:
         grades = impatient.grade([(Problem("q", gold), f"\\boxed{{{candidate}}}") for gold, candidate in items])
         assert [g.verdict.value for g in grades] == ["timeout", "right", "unparsable", "unparsable", "wrong"]
-        assert [g.score for g in grades] == [0, 1, 0, 0, 0]
+        assert [g.reward for g in grades] == [0, 1, 0, 0, 0]
         assert impatient.counts == {"timeout": 1, "right": 1, "unparsable": 2, "wrong": 1}
         assert impatient.replaced == 1
 
@@ -110,13 +110,13 @@ def test_many_calls_of_asyncio_share_the_workers(verifier: Verifier) -> None:
         return await asyncio.gather(*(verifier.grade_async(items) for items in calls))
 
     found = asyncio.run(both())
-    assert [[g.score for g in grades] for grades in found] == [[float(i == k) for i in range(4)] for k in range(4)]
+    assert [[g.reward for g in grades] for grades in found] == [[float(i == k) for i in range(4)] for k in range(4)]
 
 
 def test_memory_is_bounded() -> None:
     hungry = "\\boxed{" + "+".join(f"x^{{{k}}}" for k in range(40)) + "}"
     with Verifier(workers=1, timeout=20, memory_mb=60) as small:  # less than the libraries themselves take
-        assert small.grade([(Problem("q", "x"), hungry)])[0].score == 0
+        assert small.grade([(Problem("q", "x"), hungry)])[0].reward == 0
     with Verifier(workers=1, timeout=20) as large:
         assert verdict(large, "x+1", "\\boxed{1+x}") == "right"
 
@@ -163,7 +163,7 @@ def test_a_killed_worker_is_replaced() -> None:
 @given(st.text(max_size=60))
 def test_no_text_raises(verifier: Verifier, text: str) -> None:
     for whole in (text, f"\\boxed{{{text}}}"):
-        assert verifier.grade([(Problem("q", "3"), whole)])[0].score in (0.0, 1.0)
+        assert verifier.grade([(Problem("q", "3"), whole)])[0].reward in (0.0, 1.0)
 
 
 @given(st.integers(-(10**12), 10**12))
@@ -176,14 +176,14 @@ def test_reasoning_gym_scores_its_own_tasks(verifier: Verifier) -> None:
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: scripts/setup test")
     (problem,) = load_problems("reasoning-gym:chain_sum", options={"size": 1, "seed": 3})
     right, wrong = verifier.grade([(problem, f"\\boxed{{{problem.answer}}}"), (problem, "\\boxed{no idea}")])
-    assert right.score == 1
-    assert wrong.score < 1
+    assert right.reward == 1
+    assert wrong.reward < 1
     assert verifier.self_check([problem]) == []
 
 
-def test_unknown_verifier(verifier: Verifier) -> None:
+def test_unknown_grader(verifier: Verifier) -> None:
     with pytest.raises(SrftError, match="Did you mean 'math'"):
-        verifier.grade([(Problem("q", "1", verifier="maths"), "1")])
+        verifier.grade([(Problem("q", "1", grader="maths"), "1")])
 
 
 def test_real_cases() -> None:
@@ -192,7 +192,7 @@ def test_real_cases() -> None:
     rows = [row for row in rows if not row["ambiguous"]]
     with Verifier(workers=2, timeout=30) as patient:  # the count must not hang on how busy the machine is
         grades = patient.grade([(Problem("q", r["gold"]), f"\\boxed{{{r['candidate']}}}") for r in rows])
-    verdicts = [(grade.score == 1, row["expected"]) for grade, row in zip(grades, rows, strict=True)]
+    verdicts = [(grade.reward == 1, row["expected"]) for grade, row in zip(grades, rows, strict=True)]
     assert verdicts.count((True, False)) == 0
     assert verdicts.count((False, True)) <= 0.015 * len(rows)  # none at the time of writing
 
@@ -207,9 +207,9 @@ def test_recorded_responses() -> None:
     assert sum((g.verdict == "right") != score for g, score in zip(grades, scores, strict=True)) <= 1
 
 
-def test_the_fast_path_decides_as_the_worker_does(verifier: Verifier) -> None:
+def test_the_shortcut_decides_as_the_worker_does(verifier: Verifier) -> None:
     """Plain numbers never reach a worker."""
-    from srft.verify.compare import grade_math
+    from srft.verify.math import grade_math
 
     for gold, candidate in [("7", "7.0"), ("1,000", "1000"), ("0.5", "0.50"), ("3", "4"), ("-2", "2"), ("10", "100")]:
-        assert verdict(verifier, gold, f"\\boxed{{{candidate}}}") == grade_math(gold, candidate)[0]
+        assert verdict(verifier, gold, f"\\boxed{{{candidate}}}") == grade_math(gold, candidate).verdict

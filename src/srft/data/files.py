@@ -11,15 +11,19 @@ from typing import Any
 from srft.errors import SrftError
 
 
-def read_text(path: Path, name: str = "") -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark; `name` is what errors call it.
+def read_text(path: Path, name: str = "", errors: str = "strict") -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark.
+
+    Args:
+        name: the file's name in error messages; its path if left out.
+        errors: "strict", or "replace" for U+FFFD in place of bytes that are not UTF-8.
 
     Raises:
         SrftError: it cannot be read, or is not UTF-8.
     """
     where = name or str(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise SrftError(f"not UTF-8: {error}", where=where, fix="Save it as UTF-8.") from None
     except OSError as error:
@@ -38,13 +42,15 @@ def parse_json(text: str, where: str) -> Any:
         raise SrftError(f"malformed JSON: {error}", where=where, fix="Correct or remove that line.") from None
 
 
-def read_jsonl(path: Path, name: str = "") -> Iterator[tuple[str, Any]]:
+def read_jsonl(path: Path, name: str = "", errors: str = "strict") -> Iterator[tuple[str, Any]]:
     """(`file:line`, value) of every line that is not blank. Lines end at a newline alone, not at U+2028.
+
+    `name` and `errors` are those of `read_text`.
 
     Raises:
         SrftError: the file cannot be read; a line is not JSON.
     """
-    for number, line in enumerate(read_text(path, name).split("\n"), 1):
+    for number, line in enumerate(read_text(path, name, errors).split("\n"), 1):
         if line.strip():
             where = f"{name or path}:{number}"
             yield where, parse_json(line, where)

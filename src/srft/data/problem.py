@@ -13,11 +13,11 @@ class Problem:
 
     Args:
         prompt: the question, or a chat as messages of `role` and `content` (its last one the user's).
-        answer: the ground truth that the verifier grades against.
+        answer: the gold answer that a grader compares with.
         demonstrations: full expert responses, without the end-of-sequence token.
         rejected: a worse response than the demonstration, for methods that learn from pairs.
         source: the data set it comes from (verl's `data_source`).
-        verifier: which grader scores it: "math", "oat", "choice", "exact", "format" or "reasoning-gym".
+        grader: the name of the grader that scores it; see docs/grading.md.
         metadata: whatever that grader needs (a reasoning-gym entry), else free.
         where: file and row, for error messages.
     """
@@ -27,6 +27,6 @@ class Problem:
     demonstrations: tuple[str, ...] = ()
     rejected: str = ""
     source: str = ""
-    verifier: str = "math"
+    grader: str = "math"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""

@@ -183,6 +183,4 @@ def to_problem(name: str, row: Row, index: int, where: str, seed: int) -> Proble
     if options:
         question, answer, order = read.ask(question, options, answer, (seed, name, index))
         metadata = {"options": [options[i] for i in order]}
-    return Problem(
-        question, str(answer).strip(), source=name, verifier=benchmark.grader, metadata=metadata, where=where
-    )
+    return Problem(question, str(answer).strip(), source=name, grader=benchmark.grader, metadata=metadata, where=where)

@@ -73,7 +73,7 @@ class Responder:
         return [
             {
                 "problem": number, "sample": slot, "prompt": prompt.problem.prompt, "gold": prompt.problem.answer,
-                "grader": prompt.problem.verifier,
+                "grader": prompt.problem.grader,
                 "response": text, "answer": answer_of(full), "tokens": len(sample.token_ids),
                 "finished": sample.finished, **score, **look,
             }
@@ -83,9 +83,9 @@ class Responder:
         ]  # fmt: skip
 
     def _grade(self, items: Sequence[tuple[Problem, str]]) -> list[Record]:
-        if items and items[0][0].verifier == "ifeval":
+        if items and items[0][0].grader == "ifeval":
             return [ifeval.score(problem.metadata, text) for problem, text in items]
-        return [{"score": g.score, "verdict": g.verdict.value} for g in self.verifier.grade(items)]
+        return [{"score": g.reward, "verdict": g.verdict.value} for g in self.verifier.grade(items)]
 
     @torch.no_grad()
     def _look(self, items: Sequence[tuple[Prompt, Sample]]) -> list[Record]:
@@ -127,13 +127,13 @@ def check_gold(verifier: Verifier, problems: Sequence[Problem]) -> int:
     Raises:
         SrftError: the grader is unknown, or none would be right.
     """
-    if not problems or problems[0].verifier == "ifeval":
+    if not problems or problems[0].grader == "ifeval":
         return 0
     bad = verifier.self_check(problems)
     if len(bad) == len(problems):
         raise SrftError(
             f"no answer grades as equal to itself, '{bad[0].answer}' among them",
             where=bad[0].where,
-            fix=f"The grader '{bad[0].verifier}' is not for this benchmark.",
+            fix=f"The grader '{bad[0].grader}' is not for this benchmark.",
         )
     return len(bad)

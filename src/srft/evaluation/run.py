@@ -110,14 +110,11 @@ def _accelerator() -> Accelerator:
 
 def _task(choice: Choice, options: Options, protocol: Protocol, tokenizer: Any, config: Any) -> Task:
     problems, source = load_benchmark(choice, data_dir=options.data_dir, seed=options.seed)
-    if problems[0].verifier == "ifeval":
+    if problems[0].grader == "ifeval":
         ifeval.check(problems)
     length = protocol.length_of(choice)
     prompts, _ = tokenize_problems(
-        [
-            replace(p, demonstrations=(), verifier=protocol.grader if p.verifier == "math" else p.verifier)
-            for p in problems
-        ],
+        [replace(p, demonstrations=(), grader=protocol.grader if p.grader == "math" else p.grader) for p in problems],
         tokenizer,
         template=TEMPLATES[protocol.template],
         max_prompt_length=NO_LIMIT,

@@ -50,12 +50,12 @@ class Display:
         if not self.console:
             return
         rollouts = [r for r in responses if not r.is_demo] or list(responses)
-        right = [r for r in rollouts if r.grade.score >= 1][:1]
+        right = [r for r in rollouts if r.grade.reward >= 1][:1]
         for r in (right + [r for r in rollouts if r not in right])[:count]:
             prompt = r.prompt.problem.prompt
             question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             self.console.print(Text(f"  ? {_short(question)}", style="dim"), soft_wrap=True)
-            style = "green" if r.grade.score >= 1 else "red"
+            style = "green" if r.grade.reward >= 1 else "red"
             self.console.print(Text(f"  {r.grade.verdict.value}: {_short(r.text)}", style=style), soft_wrap=True)
 
     def evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:

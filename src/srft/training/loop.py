@@ -189,7 +189,7 @@ class Loop:
         """Keep the demonstrations of prompts whose rollouts all failed; when there are enough, one update on them."""
         assert self.buffered is not None
         size, rank, ranks = self.settings.buffer, self.accelerator.process_index, self.accelerator.num_processes
-        able = {r.slot for r in responses if not r.is_demo and r.grade.score >= 1}
+        able = {r.slot for r in responses if not r.is_demo and r.grade.reward >= 1}
         failed = [(slot, self._place[id(p)]) for slot, p in prompts.items() if slot not in able]
         self.waiting = [place for _, place in sorted(gather(self.accelerator, failed))] + self.waiting
         if len(self.waiting) < size:
@@ -208,7 +208,7 @@ class Loop:
 
     def count(self, responses: Sequence[Response]) -> dict[str, float]:
         """Rewards, lengths and verdicts of the step over all ranks."""
-        facts = [(r.is_demo, r.grade.score, r.grade.verdict.value, len(r.token_ids), r.finished) for r in responses]
+        facts = [(r.is_demo, r.grade.reward, r.grade.verdict.value, len(r.token_ids), r.finished) for r in responses]
         everyone = gather(self.accelerator, facts)
         metrics: dict[str, float] = {"tokens": sum(length for *_, length, _ in everyone)}
         if self.settings.refill:
@@ -287,8 +287,8 @@ class Loop:
 
 def _mixed(responses: Sequence[Response]) -> set[int]:
     """The slots of which some rollouts are right and some are wrong."""
-    right = {r.slot for r in responses if not r.is_demo and r.grade.score >= 1}
-    return right & {r.slot for r in responses if not r.is_demo and r.grade.score < 1}
+    right = {r.slot for r in responses if not r.is_demo and r.grade.reward >= 1}
+    return right & {r.slot for r in responses if not r.is_demo and r.grade.reward < 1}
 
 
 @contextmanager

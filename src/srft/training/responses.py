@@ -47,7 +47,7 @@ class Response:
             "answer": self.prompt.problem.answer,
             "response": self.text,
             "is_demo": self.is_demo,
-            "score": self.grade.score,
+            "score": self.grade.reward,
             "verdict": self.grade.verdict.value,
             "tokens": len(self.token_ids),
             "finished": self.finished,
@@ -127,7 +127,7 @@ def table(
     responses: Sequence[Response], limit: int, number: int, gather: Callable[[list], list]
 ) -> tuple[Responses, list[Pair]]:
     """The table of the step's responses over all ranks, in the order of slots, and this rank's own pairs."""
-    mine = [(r.slot, k, r.grade.score, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
+    mine = [(r.slot, k, r.grade.reward, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
     everyone = sorted(gather(mine))
     rows = {(slot, k): row for row, (slot, k, *_) in enumerate(everyone)}
     slots, _, rewards, demos, lengths = zip(*everyone, strict=True) if everyone else ((),) * 5

@@ -175,7 +175,7 @@ def _selected(plan: Plan, actor: Actor, accelerator: Accelerator, directory: Run
             if needs_scores(how):
                 pairs = [Pair(r.prompt.ids, r.token_ids, i) for i, r in enumerate(found)]
                 scores = score(actor.policy, pairs, recipe.training.tokens_per_micro_batch, plan.pad_token_id)
-        rows = [(r.slot, r.text, r.grade.score >= 1, *s) for r, s in zip(found, scores, strict=True)]
+        rows = [(r.slot, r.text, r.grade.reward >= 1, *s) for r, s in zip(found, scores, strict=True)]
         candidates = [Candidate(plan.prompts[slot].problem, *rest) for slot, *rest in sorted(gather(accelerator, rows))]
         chosen = select(candidates, how, recipe.training.seed)
         first(accelerator, lambda: write(file, chosen))

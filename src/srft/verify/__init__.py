@@ -1,6 +1,7 @@
-"""The verifier: is a response's answer right?"""
+"""The verifier: grades responses. The libraries for mathematics are imported by its worker processes alone."""
 
-from srft.verify.graders import overlong_penalty
-from srft.verify.verifier import VERIFIERS, Grade, Verdict, Verifier
+from srft.verify.grade import Grade, Verdict
+from srft.verify.graders import GRADER_NAMES
+from srft.verify.verifier import Verifier
 
-__all__ = ["VERIFIERS", "Grade", "Verdict", "Verifier", "overlong_penalty"]
+__all__ = ["GRADER_NAMES", "Grade", "Verdict", "Verifier"]

@@ -1,13 +1,14 @@
-"""Where a response's answer stands, and the plain numbers that need no algebra to compare."""
+"""Extracts the answer from a response's text, and reads plain numbers, which need no algebra to compare."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
+LONGEST_ANSWER = 2000  # characters of an answer; a longer one is refused
+
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40})?")
-
-
 # Boxes with no more than this between them are one answer: \boxed{2} and \boxed{3}.
 _JOINED = re.compile(
     r"(?:\\[()\[\]]|[$.\s]|\\q?quad|\\[,;!: ])*"
@@ -15,17 +16,31 @@ _JOINED = re.compile(
     r"(?:\\[()\[\]]|[$\s]|\\q?quad|\\[,;!: ])*"
 )
 _BETWEEN = 60  # characters
+_MOST_BOXES = 20  # of one answer
+
+
+@dataclass(frozen=True)
+class _Box:
+    content: str
+    end: int  # index after its closing brace
 
 
 def final_part(text: str) -> str | None:
-    """What follows the last </think>, or all of it where nothing was thought; None where thinking never ended."""
+    """The part of a response after its last </think>.
+
+    Returns:
+        all of the text when it has no <think>; None when it has one that is never closed.
+    """
     return None if "<think>" in text and "</think>" not in text else text.rpartition("</think>")[2]
 
 
 def answer_of(text: str) -> str | None:
-    """What stands in the last \\boxed{…} after the last </think>; None where there is none or thinking never ended.
+    """The content of the last \\boxed{…} (or \\fbox{…}) of a response, after its last </think>.
 
-    Boxes joined by no more than a comma, "and" or "or" are one answer of several parts.
+    Boxes joined by no more than a comma, "and" or "or" are one answer of several parts, joined by commas.
+
+    Returns:
+        None when there is no closed box, when it is empty, or when a <think> is never closed.
     """
     final = final_part(text)
     if final is None:
@@ -35,20 +50,20 @@ def answer_of(text: str) -> str | None:
     last = _box(text, start)
     if last is None:
         return None
-    parts, nodes = [last[0]], 1
-    while nodes < 20:
+    parts, boxes = [last.content], 1
+    while boxes < _MOST_BOXES:
         before = max(text.rfind("\\boxed", 0, start), text.rfind("\\fbox", 0, start))
         box = _box(text, before, start)
-        if box is None or start - box[1] > _BETWEEN or not _JOINED.fullmatch(text, box[1], start):
+        if box is None or start - box.end > _BETWEEN or not _JOINED.fullmatch(text, box.end, start):
             break
-        if box[0] != parts[-1]:
-            parts.append(box[0])
-        start, nodes = before, nodes + 1
+        if box.content != parts[-1]:
+            parts.append(box.content)
+        start, boxes = before, boxes + 1
     return ", ".join(reversed(parts)) or None
 
 
-def _box(text: str, start: int, stop: int | None = None) -> tuple[str, int] | None:
-    """What the box at `start` holds and where it ends; None when it is not closed before `stop`."""
+def _box(text: str, start: int, stop: int | None = None) -> _Box | None:
+    """The box that begins at `start`; None when there is none or it is not closed before `stop`."""
     match = re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, start) if start >= 0 else None
     if match is None:
         return None
@@ -58,12 +73,12 @@ def _box(text: str, start: int, stop: int | None = None) -> tuple[str, int] | No
             depth += 1
         elif text[i] == "}":
             if depth == 0:
-                return text[match.end() : i].strip(), i + 1
+                return _Box(text[match.end() : i].strip(), i + 1)
             depth -= 1
     return None
 
 
 def plain_number(text: str) -> Fraction | None:
-    """The value of digits with an optional sign, commas every three digits and decimals; else None."""
+    """The exact value of digits with an optional sign, commas every three digits and decimals; None for other text."""
     text = text.strip()
     return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None

@@ -1,4 +1,4 @@
-"""A grader of the user's own: `path/to/file.py:name`, with TRL's signature of a reward function or verl's."""
+"""Loads a user's own grader, `path/to/file.py:name`, with the signature of TRL's reward functions or of verl's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from srft.errors import SrftError
+from srft.verify.grade import Grade, Request, Verdict
 
 VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
 
 
 def check_function(spec: str) -> None:
-    """Whether `path/to/file.py:name` can be the name of a grader; the file is not run.
+    """Return nothing when `path/to/file.py:name` is well-formed and the file exists; it is not run.
 
     Raises:
         SrftError: it is malformed, or there is no such file.
@@ -29,8 +30,14 @@ def check_function(spec: str) -> None:
         raise SrftError("no such file", where=f"verify.function: {path}", fix="Check the path.")
 
 
-def load_function(spec: str) -> Callable[[Mapping[str, Any]], tuple[str, float]]:
-    """The user's function as a grader of our requests. Runs the file; meant for a worker process."""
+def load_function(spec: str) -> Callable[[Request], Grade]:
+    """The user's function `path/to/file.py:name`, taking a request. It runs the file: for a worker process alone.
+
+    Raises:
+        SrftError: see `check_function`.
+        ValueError: the file defines no such function, or its signature is neither TRL's nor verl's.
+        Exception: whatever the file raises.
+    """
     check_function(spec)
     path, _, name = spec.rpartition(":")
     module_spec = importlib.util.spec_from_file_location(f"srft_user_{Path(path).stem}", path)
@@ -54,26 +61,25 @@ def load_function(spec: str) -> Callable[[Mapping[str, Any]], tuple[str, float]]
 
 
 def describe(error: Exception) -> str:
-    """One line: what was raised, and in which line of which file."""
+    """One line for the user: what was raised, and in which line of which file."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({Path(last[0].filename).name}, line {last[0].lineno})" if last else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _as_trl(function: Callable[..., Any], request: Mapping[str, Any]) -> Any:
-    prompt, text = request["prompt"], request["text"]
-    chat = not isinstance(prompt, str)
+def _as_trl(function: Callable[..., Any], request: Request) -> Any:
+    chat = not isinstance(request.prompt, str)
     columns = {
-        "answer": request["answer"],
-        "ground_truth": request["answer"],
-        "data_source": request["source"],
-        **request["metadata"],
+        "answer": request.answer,
+        "ground_truth": request.answer,
+        "data_source": request.source,
+        **request.metadata,
     }
     columns.pop("prompts", None)
     columns.pop("completions", None)
     scores = function(
-        prompts=[prompt],
-        completions=[[{"role": "assistant", "content": text}] if chat else text],
+        prompts=[request.prompt],
+        completions=[[{"role": "assistant", "content": request.response}] if chat else request.response],
         **{name: [value] for name, value in columns.items()},
     )
     if not hasattr(scores, "__len__") or len(scores) != 1:
@@ -81,18 +87,18 @@ def _as_trl(function: Callable[..., Any], request: Mapping[str, Any]) -> Any:
     return scores[0]
 
 
-def _as_verl(function: Callable[..., Any], request: Mapping[str, Any], parameters: Mapping[str, Any]) -> Any:
-    values = dict(zip(VERL, (request["source"], request["text"], request["answer"], request["metadata"]), strict=True))
+def _as_verl(function: Callable[..., Any], request: Request, parameters: Mapping[str, Any]) -> Any:
+    values = dict(zip(VERL, (request.source, request.response, request.answer, dict(request.metadata)), strict=True))
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found = function(**{name: value for name, value in values.items() if anything or name in parameters})
-    return found["score"] if isinstance(found, Mapping) else found
+    score = function(**{name: value for name, value in values.items() if anything or name in parameters})
+    return score["score"] if isinstance(score, Mapping) else score
 
 
-def _grade(score: Any) -> tuple[str, float]:
+def _grade(score: Any) -> Grade:
     try:
-        value = float(score)
+        reward = float(score)
     except (TypeError, ValueError):
         raise TypeError(f"it returned {score!r}, not a number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"it returned {value}")
-    return ("right" if value >= 1 else "wrong"), value
+    if not math.isfinite(reward):
+        raise ValueError(f"it returned {reward}")
+    return Grade(Verdict.RIGHT if reward >= 1 else Verdict.WRONG, reward)

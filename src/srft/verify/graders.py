@@ -1,21 +1,63 @@
-"""The graders by name. Each takes a request (the problem's answer, the response's text, …) in a worker process and
-gives verdict and score."""
+"""The graders by name. A new grader is one registered function in this file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from srft.verify.answer import answer_of, final_part
-from srft.verify.compare import grade_math
-from srft.verify.limits import LONGEST
-from srft.verify.oat import grade_oat
+from srft.verify.answer import LONGEST_ANSWER, answer_of, final_part, plain_number
+from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade, Request, Verdict
+from srft.verify.math import grade_math
 
-IN_PLACE = ("choice", "exact", "format")  # plain looks at the text, which need no worker
-Grader = Callable[[Mapping[str, Any]], tuple[str, float]]
+GradeFunction = Callable[[Request], Grade]
 
-RIGHT, WRONG, UNPARSABLE = ("right", 1.0), ("wrong", 0.0), ("unparsable", 0.0)
+
+@dataclass(frozen=True)
+class Grader:
+    """A way of grading a response.
+
+    Args:
+        grade: the function; an error that it raises makes the response UNPARSABLE.
+        isolated: it runs in a worker process under a deadline; else in the caller's, where it must be fast and must not
+            raise, whatever the text.
+        shortcut: decides easy responses of an isolated grader in the caller's process, with the grader's own verdict;
+            None for a response that it leaves to the grader.
+        uses_answer: it compares with the gold answer, rather than check the response's form.
+        uses_metadata: it needs `Problem.metadata`.
+        extra: the optional dependency of srft that it needs, named like its module but for "-" in place of "_"; "" for
+            none.
+    """
+
+    grade: GradeFunction
+    isolated: bool = True
+    shortcut: Callable[[Request], Grade | None] | None = None
+    uses_answer: bool = True
+    uses_metadata: bool = False
+    extra: str = ""
+
+
+GRADERS: dict[str, Grader] = {}
+
+
+def grader(
+    name: str,
+    *,
+    isolated: bool = True,
+    shortcut: Callable[[Request], Grade | None] | None = None,
+    uses_answer: bool = True,
+    uses_metadata: bool = False,
+    extra: str = "",
+) -> Callable[[GradeFunction], GradeFunction]:
+    """A decorator that registers a function as the grader `name` and returns it; options as in `Grader`."""
+
+    def register(function: GradeFunction) -> GradeFunction:
+        GRADERS[name] = Grader(function, isolated, shortcut, uses_answer, uses_metadata, extra)
+        return function
+
+    return register
+
+
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?"
     r"(?:(?:option|choice)\s*)?[\[(\"'*_ ]*([A-Za-z])(?:[\])\"'*_ ]*[.):]?\s*|[\])\"'*_ ]*[.):]\s*\S.*)",
@@ -29,42 +71,75 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|boldsymbol|r
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def grade_choice(gold: str, text: str) -> tuple[str, float]:
+def _without_algebra(request: Request) -> Grade | None:
+    """The grade of a missing, identical or too long answer, or of two plain numbers; None for any other."""
+    candidate = answer_of(request.response)
+    if candidate is None:
+        return UNPARSABLE
+    if candidate == request.answer.strip():
+        return RIGHT
+    if len(candidate) > LONGEST_ANSWER:
+        return UNPARSABLE
+    gold, value = plain_number(request.answer), plain_number(candidate)
+    if gold is None or value is None:
+        return None
+    return RIGHT if gold == value else WRONG
+
+
+@grader("math", shortcut=_without_algebra)
+def _math(request: Request) -> Grade:
+    """The boxed answer by mathematical equivalence."""
+    candidate = answer_of(request.response)
+    return UNPARSABLE if candidate is None else grade_math(request.answer, candidate)
+
+
+@grader("oat", shortcut=_without_algebra)
+def _oat(request: Request) -> Grade:
+    """The boxed answer by the rules of the OAT grader."""
+    candidate = answer_of(request.response)
+    return UNPARSABLE if candidate is None else grade_math(request.answer, candidate, rules="oat")
+
+
+@grader("choice", isolated=False)
+def _choice(request: Request) -> Grade:
     """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …"; its words may follow it."""
-    answer = answer_of(text)
-    wanted, chosen = choice_letter(gold), choice_letter(answer) if answer is not None else None
-    if answer is None and (said := _LAST_LINE.findall(final_part(text) or "")):
-        chosen = said[-1].upper()
+    candidate = answer_of(request.response)
+    expected = choice_letter(request.answer)
+    chosen = choice_letter(candidate) if candidate is not None else None
+    if candidate is None and (stated := _LAST_LINE.findall(final_part(request.response) or "")):
+        chosen = stated[-1].upper()
     if chosen is None:
         return UNPARSABLE
-    return RIGHT if chosen == wanted else WRONG
+    return RIGHT if chosen == expected else WRONG
 
 
 def choice_letter(text: str) -> str | None:
-    """A of "A", "(a)", "A.", "Option A", "\\\\text{A}", "A: Paris"; None for words without a letter before them."""
-    plain = _MARKUP.sub("", text[:LONGEST]).strip()
+    """A of "A", "(a)", "A.", "Option A", "\\text{A}", "A: Paris"; None for words without a letter before them."""
+    plain = _MARKUP.sub("", text[:LONGEST_ANSWER]).strip()
     match = _LETTER.fullmatch(plain)
     return match[1].upper() if match else None
 
 
-def grade_exact(gold: str, text: str) -> tuple[str, float]:
-    """The answer's own characters, but for white space: the last \\boxed, else all that follows </think>."""
-    final = final_part(text)
+@grader("exact", isolated=False)
+def _exact(request: Request) -> Grade:
+    """The gold answer's own characters, but for white space: the last \\boxed, else all that follows </think>."""
+    final = final_part(request.response)
     if final is None:
         return UNPARSABLE
-    answer = answer_of(text)
-    given = (answer if answer is not None else final).split()
-    return UNPARSABLE if not given else RIGHT if given == gold.split() else WRONG
+    candidate = answer_of(request.response)
+    words = (candidate if candidate is not None else final).split()
+    return UNPARSABLE if not words else RIGHT if words == request.answer.split() else WRONG
 
 
-def grade_format(text: str) -> tuple[str, float]:
+@grader("format", isolated=False, uses_answer=False)
+def _format(request: Request) -> Grade:
     """Whether the tags are well-formed: <think>…</think>, then an answer that is not empty, which may be within one
     <answer>…</answer>; each tag once, and nothing before or between that does not belong."""
-    tags = _TAG.findall(text)
+    tags = _TAG.findall(request.response)
     if tags not in (["<think>", "</think>"], ["<think>", "</think>", "<answer>", "</answer>"]):
         return WRONG
-    before, thought, after, *rest = _TAG.split(text)
-    if rest:  # what stands between </think> and <answer>, the answer, and what follows it
+    before, thought, after, *rest = _TAG.split(request.response)
+    if rest:  # `after` is between </think> and <answer>; `rest` is the answer and what follows it
         well_formed = (
             not before.strip() and thought.strip() and not after.strip() and rest[0].strip() and not rest[1].strip()
         )
@@ -73,40 +148,15 @@ def grade_format(text: str) -> tuple[str, float]:
     return RIGHT if well_formed else WRONG
 
 
-def grade_reasoning_gym(entry: Mapping[str, Any], text: str) -> tuple[str, float]:
-    """The task's own scorer; it may give part of a point."""
+@grader("reasoning-gym", uses_metadata=True, extra="reasoning-gym")
+def _reasoning_gym(request: Request) -> Grade:
+    """The task's own scorer; it may give partial credit."""
     from reasoning_gym import get_score_answer_fn
 
-    answer = answer_of(text) or text.rpartition("</think>")[2].strip()
-    score = float(get_score_answer_fn(entry["metadata"]["source_dataset"])(answer=answer, entry=dict(entry)))
-    return ("right" if score >= 1 - 1e-9 else "wrong"), score
+    candidate = answer_of(request.response) or request.response.rpartition("</think>")[2].strip()
+    entry = dict(request.metadata)
+    reward = float(get_score_answer_fn(entry["metadata"]["source_dataset"])(answer=candidate, entry=entry))
+    return Grade(Verdict.RIGHT if reward >= 1 - 1e-9 else Verdict.WRONG, reward)
 
 
-def overlong_penalty(length: int, limit: int, buffer: int) -> float:
-    """DAPO's soft overlong punishment, to be added to a reward: 0 up to `limit` − `buffer` tokens, then falling
-    linearly to −1 at `limit`, and −1 beyond.
-
-    Raises:
-        ValueError: the buffer is not between 1 and the limit.
-    """
-    if not 0 < buffer <= limit:
-        raise ValueError(f"the buffer must be between 1 and the limit {limit}, found {buffer}")
-    return -min(max(length - (limit - buffer), 0) / buffer, 1.0)
-
-
-def _boxed(grade: Callable[[str, str], tuple[str, float]]) -> Grader:
-    def graded(request: Mapping[str, Any]) -> tuple[str, float]:
-        answer = answer_of(request["text"])
-        return UNPARSABLE if answer is None else grade(request["answer"], answer)
-
-    return graded
-
-
-GRADERS: dict[str, Grader] = {
-    "math": _boxed(grade_math),
-    "oat": _boxed(grade_oat),
-    "choice": lambda request: grade_choice(request["answer"], request["text"]),
-    "exact": lambda request: grade_exact(request["answer"], request["text"]),
-    "format": lambda request: grade_format(request["text"]),
-    "reasoning-gym": lambda request: grade_reasoning_gym(request["metadata"], request["text"]),
-}
+GRADER_NAMES = tuple(GRADERS)

@@ -1,4 +1,4 @@
-"""A worker process as its parent sees it: asked one thing at a time, killed and replaced when it takes too long."""
+"""A worker process as its parent sees it: it grades one request at a time, and is killed at the deadline."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from srft.errors import SrftError
+from srft.verify.grade import Grade, Request, Verdict
 
 START_TIMEOUT = 120.0  # seconds for a worker to import its libraries, and the user's function
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker may take.
+    """Limits of a worker.
 
     Args:
-        timeout: seconds for one answer.
-        memory_mb: address space of a worker, in MiB; 0 for no limit.
-        recycle: answers after which a worker is replaced, so that what libraries cache does not pile up.
+        timeout: seconds for one request.
+        memory_mb: address space, in MiB; 0 for no limit.
+        recycle: requests after which a child is replaced, so that the libraries' caches do not fill memory.
         function: `path/to/file.py:name` of the user's own grader, "" for none.
     """
 
@@ -35,31 +37,34 @@ class Limits:
 
 
 class Worker:
-    """A process that forks the one that does the work, so that replacing that one costs no imports.
+    """A process that forks a child to grade, so that replacing the child costs no imports.
 
-    Nothing runs before the first question. Every way to fail but a broken user's function is an answer of None.
+    Nothing runs before the first request.
+
+    Attributes:
+        replaced: children killed at the deadline so far.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.process: subprocess.Popen[bytes] | None = None
         self.replaced = 0
-        self._child, self._asked = 0, 0
+        self._child, self._requests = 0, 0  # the child's process id, 0 for none; the requests so far
         self._unread = b""
 
-    def ask(self, request: dict[str, Any]) -> tuple[str, float] | None:
-        """Verdict and score; None when the worker took too long, or died of the request.
+    def grade(self, request: Request) -> Grade | None:
+        """The grade of a request; None when the deadline passed, or the child died of the request.
 
         Raises:
             SrftError: a worker does not start; the user's function cannot be loaded, or raised.
         """
-        self._asked += 1
-        line = json.dumps({**request, "id": self._asked}, default=str).encode() + b"\n"
+        self._requests += 1
+        line = json.dumps({**vars(request), "id": self._requests}, default=str).encode() + b"\n"
         try:
             for _ in range(2):
                 self._send(line)
-                if (reply := self._reply()) is not None:
-                    return reply
+                if (grade := self._reply()) is not None:
+                    return grade
         except TimeoutError:
             self._replace()
         except (OSError, EOFError, ValueError):
@@ -76,22 +81,22 @@ class Worker:
         self.process.stdin.write(line)
         self.process.stdin.flush()
 
-    def _reply(self) -> tuple[str, float] | None:
-        """The answer to the last question; None when another child took over, which may not have heard it."""
+    def _reply(self) -> Grade | None:
+        """The grade of the last request; None when a new child took over, which may not have received it."""
         deadline = time.monotonic() + self.limits.timeout
         while True:
-            found = self._line(deadline)
-            if isinstance(found, dict):
-                self._child = self._announced(found)
+            message = self._message(deadline)
+            if "id" not in message:
+                self._child = self._announced(message)
                 return None
-            number, verdict, score, last, note = found
-            if number != self._asked:
-                continue  # said twice, when a child died just before it was asked
-            if last:
+            if message["id"] != self._requests:
+                continue  # sent twice, because a child died just before it read the request
+            if message["last"]:
                 self._child = 0
-            if verdict == "error":
-                raise SrftError(note, where=self.limits.function, fix="Mend the function; it must score any text.")
-            return verdict, score
+            if "error" in message:
+                fix = "Correct the function; it must return a number for any response."
+                raise SrftError(message["error"], where=self.limits.function, fix=fix)
+            return Grade(Verdict(message["verdict"]), message["reward"])
 
     def kill(self) -> None:
         """End the process and its child, at once."""
@@ -132,10 +137,10 @@ class Worker:
         )
 
     def _ready(self) -> int:
-        """The process id of a fresh child. What a child that was killed still wrote is passed over."""
+        """The process id of a fresh child. Replies that a killed child still wrote are ignored."""
         deadline = time.monotonic() + START_TIMEOUT
         try:
-            while not isinstance(line := self._line(deadline), dict):
+            while "id" in (message := self._message(deadline)):
                 continue
         except (EOFError, TimeoutError, ValueError) as error:
             self.kill()
@@ -144,15 +149,16 @@ class Worker:
                 where=f"{sys.executable} -m srft.verify.worker",
                 fix="Run that command to see why.",
             ) from error
-        return self._announced(line)
+        return self._announced(message)
 
-    def _announced(self, line: dict[str, Any]) -> int:
-        if "failed" in line:
+    def _announced(self, message: Mapping[str, Any]) -> int:
+        if "failed" in message:
             self.kill()
-            raise SrftError(line["failed"], where=self.limits.function, fix="Mend the file: see docs/grading.md.")
-        return int(line["ready"])
+            raise SrftError(message["failed"], where=self.limits.function, fix="Correct the file; see docs/grading.md.")
+        return int(message["ready"])
 
-    def _line(self, deadline: float) -> Any:
+    def _message(self, deadline: float) -> dict[str, Any]:
+        """The next JSON object that the worker writes; raises TimeoutError, EOFError or ValueError (no JSON)."""
         assert self.process is not None
         assert self.process.stdout is not None
         pipe = self.process.stdout.fileno()
@@ -166,4 +172,5 @@ class Worker:
                     raise EOFError
                 self._unread += part
         line, _, self._unread = self._unread.partition(b"\n")
-        return json.loads(line)
+        message: dict[str, Any] = json.loads(line)
+        return message

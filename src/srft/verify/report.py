@@ -1,21 +1,24 @@
-"""What `srft grade` reads and says: cases from a file, their verdicts, a confusion table."""
+"""The cases that `srft grade` reads and what it reports: verdicts, a confusion table, disagreements."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from srft.data.files import read_jsonl
 from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
-from srft.verify.verifier import VERIFIERS, Verdict, Verifier
+from srft.verify.grade import Grade, Verdict
+from srft.verify.graders import GRADERS
+from srft.verify.verifier import Verifier
 
-COMMAND_LINE = tuple(name for name in VERIFIERS if name != "reasoning-gym")  # that one needs the task's entry
+COMMAND_LINE = tuple(name for name, grader in GRADERS.items() if not grader.uses_metadata)  # a case has none
 SHOWN = 20  # disagreements that are listed
 
 
@@ -24,9 +27,9 @@ class Case:
     """A gold answer and a candidate.
 
     Args:
-        expected: whether the candidate is right, where that is known.
-        ambiguous: people may differ; it counts neither for nor against the grader.
-        name: its id, or its line in the file.
+        expected: whether the candidate is right; None when that is not known.
+        ambiguous: people may disagree; the case counts neither for nor against the grader.
+        name: its id, or its line number in the file; "" for the one of the command line.
     """
 
     gold: str
@@ -34,25 +37,37 @@ class Case:
     expected: bool | None = None
     ambiguous: bool = False
     name: str = ""
-    verdict: str = ""
-    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class GradedCase:
+    """A case and its grade."""
+
+    case: Case
+    grade: Grade
+
+    @property
+    def counted(self) -> bool:
+        """Whether it counts for or against the grader."""
+        return self.case.expected is not None and not self.case.ambiguous
 
     @property
     def agrees(self) -> bool:
-        return self.expected == (self.verdict == Verdict.RIGHT)
+        """Whether the verdict is the expected one; meant for a case that is counted."""
+        return self.case.expected == (self.grade.verdict is Verdict.RIGHT)
 
     def to_json(self) -> str:
-        """One line; whatever characters the answers hold, it is ASCII."""
-        row: dict[str, Any] = {"gold": self.gold, "candidate": self.candidate, "verdict": self.verdict}
-        row |= {"score": self.score} | ({} if self.expected is None else {"expected": self.expected})
-        return json.dumps(({"id": self.name} if self.name else {}) | row)
+        """One JSON object in one line of ASCII, whatever characters the answers contain."""
+        row: dict[str, Any] = {"id": self.case.name} if self.case.name else {}
+        row |= {"gold": self.case.gold, "candidate": self.case.candidate, **asdict(self.grade)}
+        return json.dumps(row | ({} if self.case.expected is None else {"expected": self.case.expected}))
 
 
-def cases(gold: str | None, candidate: str | None, file: Path | None) -> list[Case]:
-    """The one case of the command line, or the file's.
+def read_cases(gold: str | None, candidate: str | None, file: Path | None) -> list[Case]:
+    """The one case of the command line, or those of a file of JSON lines, whose bytes need not all be UTF-8.
 
     Raises:
-        SrftError: neither or both are given, or the file cannot be read.
+        SrftError: neither or both are given; the file cannot be read; a line is malformed.
     """
     if file is None:
         if gold is None or candidate is None:
@@ -60,81 +75,77 @@ def cases(gold: str | None, candidate: str | None, file: Path | None) -> list[Ca
         return [Case(gold, candidate)]
     if gold is not None:
         raise SrftError(f"both '{gold}' and a file are given", where="srft grade", fix="Give one of them.")
-    try:
-        lines = file.read_bytes().decode("utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise SrftError(f"cannot be read: {error.strerror}", where=str(file), fix="Check the path.") from None
-    return [_case(line, f"{file}:{number}", str(number)) for number, line in enumerate(lines, 1) if line.strip()]
+    return [_case(row, where) for where, row in read_jsonl(file, errors="replace")]
 
 
-def _case(line: str, where: str, number: str) -> Case:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise SrftError(f"malformed JSON: {error}", where=where, fix="Mend or remove that line.") from None
+def _case(row: Any, where: str) -> Case:
     missing = [key for key in ("gold", "candidate") if not isinstance(row, dict) or row.get(key) is None]
     if missing:
         raise SrftError(f"no {' and no '.join(missing)}", where=where, fix="A case has gold, candidate, expected.")
     expected = row.get("expected")
     if expected is not None and not isinstance(expected, bool):
         raise SrftError(f"expected is {expected!r}", where=where, fix="Write true or false, or leave it out.")
-    name = str(row.get("id", number))
+    name = str(row.get("id", where.rpartition(":")[2]))
     return Case(str(row["gold"]), str(row["candidate"]), expected, bool(row.get("ambiguous")), name)
 
 
 def grade_cases(
-    found: Sequence[Case], grader: str, workers: int | None, timeout: float, function: str | None
-) -> list[Case]:
-    """The cases with their verdicts. A candidate with a box or a thought is a response, any other an answer.
+    cases: Sequence[Case], grader: str, workers: int | None, timeout: float, function: str | None
+) -> list[GradedCase]:
+    """The cases with their grades, in order.
+
+    Args:
+        grader: its name; a candidate with a box or a </think> is a whole response, any other an answer.
+        workers: processes; None for as many as cores.
+        timeout: seconds for one case.
+        function: `path/to/file.py:name`, a user's own grader in place of `grader`; None for none.
 
     Raises:
         SrftError: there is no such grader, or the user's function fails.
     """
     if grader not in COMMAND_LINE:
         raise SrftError(f"no grader '{grader}'", where="--grader", fix=did_you_mean(grader, COMMAND_LINE))
+    items = [(Problem("", case.gold, grader=grader), as_response(case.candidate, grader)) for case in cases]
     with Verifier(workers, timeout, function=function) as verifier:
-        grades = verifier.grade(
-            [(Problem("", case.gold, verifier=grader), as_response(case.candidate, grader)) for case in found]
-        )
-    return [replace(c, verdict=g.verdict.value, score=g.score) for c, g in zip(found, grades, strict=True)]
+        return [GradedCase(*pair) for pair in zip(cases, verifier.grade(items), strict=True)]
 
 
 def as_response(candidate: str, grader: str = "math") -> str:
-    """A response that gives the candidate as its answer."""
-    whole = "\\boxed" in candidate or "</think>" in candidate or grader == "format"
+    """The candidate itself when it is a whole response, else a response that boxes it."""
+    whole = "\\boxed" in candidate or "</think>" in candidate or not GRADERS[grader].uses_answer
     return candidate if whole else f"\\boxed{{{candidate}}}"
 
 
-def table(graded: Sequence[Case]) -> Table:
-    """Verdicts against what was expected, and the accuracy over the cases that are not ambiguous."""
-    known = [c for c in graded if c.expected is not None and not c.ambiguous]
+def confusion_table(graded: Sequence[GradedCase]) -> Table:
+    """Counts of verdicts by what was expected; its title gives the accuracy over the cases that count."""
+    counted = [g for g in graded if g.counted]
     title = f"{len(graded)} cases"
-    if known:
-        wrongly = sum(not c.agrees and not c.expected for c in known)
-        accuracy = sum(c.agrees for c in known) / len(known)
-        title += f", accuracy {accuracy:.4f} on {len(known)}, {wrongly} false positives"
-    found = Table(title=title, title_justify="left")
-    found.add_column("expected")
+    if counted:
+        false_positives = sum(not g.agrees and not g.case.expected for g in counted)
+        accuracy = sum(g.agrees for g in counted) / len(counted)
+        title += f", accuracy {accuracy:.4f} on {len(counted)}, {false_positives} false positives"
+    table = Table(title=title, title_justify="left")
+    table.add_column("expected")
     for verdict in Verdict:
-        found.add_column(verdict.value, justify="right")
-    for words, rows in (
-        ("right", [c for c in known if c.expected]),
-        ("not right", [c for c in known if not c.expected]),
-        ("ambiguous", [c for c in graded if c.ambiguous]),
-        ("unknown", [c for c in graded if c.expected is None and not c.ambiguous]),
+        table.add_column(verdict.value, justify="right")
+    for expected, rows in (
+        ("right", [g for g in counted if g.case.expected]),
+        ("not right", [g for g in counted if not g.case.expected]),
+        ("ambiguous", [g for g in graded if g.case.ambiguous]),
+        ("unknown", [g for g in graded if g.case.expected is None and not g.case.ambiguous]),
     ):
-        counts = Counter(c.verdict for c in rows)
+        counts = Counter(g.grade.verdict for g in rows)
         if rows:
-            found.add_row(words, *(str(counts[verdict.value]) for verdict in Verdict))
-    return found
+            table.add_row(expected, *(str(counts[verdict]) for verdict in Verdict))
+    return table
 
 
-def disagreements(graded: Sequence[Case]) -> list[str]:
-    """The first cases in which grader and expectation differ, a line each."""
-    differ = [c for c in graded if c.expected is not None and not c.ambiguous and not c.agrees]
+def disagreements(graded: Sequence[GradedCase]) -> list[str]:
+    """One line for each of the first cases in which verdict and expectation differ."""
+    differ = [g for g in graded if g.counted and not g.agrees]
     lines = [
-        f"{c.name}: gold {c.gold!r}, candidate {c.candidate!r}: {c.verdict}, expected "
-        f"{'right' if c.expected else 'not right'}"
-        for c in differ[:SHOWN]
+        f"{g.case.name}: gold {g.case.gold!r}, candidate {g.case.candidate!r}: {g.grade.verdict}, expected "
+        f"{'right' if g.case.expected else 'not right'}"
+        for g in differ[:SHOWN]
     ]
     return lines + ([f"… and {len(differ) - SHOWN} more"] if len(differ) > SHOWN else [])

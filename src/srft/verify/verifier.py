@@ -1,4 +1,4 @@
-"""The verifier: grades responses in worker processes that are killed when an answer takes too long."""
+"""The verifier: grades responses in worker processes, which are killed at a deadline."""
 
 from __future__ import annotations
 
@@ -10,56 +10,32 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
 from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
-from srft.verify.answer import answer_of, plain_number
 from srft.verify.function import check_function
-from srft.verify.graders import GRADERS, IN_PLACE
-from srft.verify.limits import LONGEST
+from srft.verify.grade import TIMEOUT, Grade, Request, Verdict
+from srft.verify.graders import GRADER_NAMES, GRADERS
 from srft.verify.pool import Limits, Worker
 
-VERIFIERS = tuple(GRADERS)
-LONGEST_RESPONSE = 200_000  # characters of a response that are looked at, from its end
-
-
-class Verdict(StrEnum):
-    """RIGHT and WRONG; UNPARSABLE: no answer could be read, or one too large to try; TIMEOUT: too long or too much
-    memory to decide."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    UNPARSABLE = "unparsable"
-    TIMEOUT = "timeout"
-
-
-@dataclass(frozen=True)
-class Grade:
-    """A verdict and its score: 1 for right and 0 for the others, but for scorers that give part of a point and for a
-    user's function, whose score it is."""
-
-    verdict: Verdict
-    score: float
+LONGEST_RESPONSE = 200_000  # characters of a response that are read, from its end
 
 
 class Verifier:
     """Grades responses; use it as a context manager, or call `close`.
 
     Args:
-        workers: processes; as many as cores if left out, at most 8. None starts before an answer needs one.
-        timeout: seconds for one answer, then its worker is killed and replaced.
+        workers: processes; as many as cores if left out, at most 8. Each starts when a response first needs it.
+        timeout: seconds for one response, after which its worker is killed and replaced.
         memory_mb: address space of a worker, in MiB; 0 for no limit.
-        recycle: answers after which a worker is replaced.
-        function: `path/to/file.py:name`, a grader of the user's own for every problem in place of `Problem.verifier`.
+        recycle: responses after which a worker is replaced.
+        function: `path/to/file.py:name`, a user's own grader for every problem, in place of `Problem.grader`.
 
     Attributes:
-        counts: verdicts given so far.
+        counts: verdicts so far.
 
     Raises:
-        SrftError: `function` names no file.
+        SrftError: `function` is malformed or its file does not exist.
     """
 
     def __init__(
@@ -91,22 +67,25 @@ class Verifier:
 
     @property
     def replaced(self) -> int:
-        """Workers that were killed at the deadline so far."""
+        """Workers killed at the deadline so far."""
         return sum(worker.replaced for worker in self._pool)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; what is not graded yet becomes TIMEOUT or is cancelled."""
         self._closed.set()
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().kill()
 
     def grade(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
-        """Grade each response text (with the `<think>` that its prompt opened, if it did), in order.
+        """The grades of (problem, response) pairs, in order.
+
+        Args:
+            items: a response is its whole text, with the `<think>` that its prompt opened, if it did.
 
         Raises:
-            SrftError: a problem names an unknown verifier, or one whose package is missing; the user's function cannot
-                be loaded or raised. No text makes another verifier raise.
+            SrftError: a problem names an unknown grader, or one whose dependency is missing; a worker does not start;
+                the user's function cannot be loaded, or raised. No response makes another grader raise.
         """
         futures = self._submit(items)
         try:
@@ -116,87 +95,82 @@ class Verifier:
                 future.cancel()
 
     async def grade_async(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
-        """`grade` for asyncio: many calls may be under way, which share the workers."""
+        """`grade` for asyncio; concurrent calls share the workers."""
         return self._counted(await asyncio.gather(*map(asyncio.wrap_future, self._submit(items))))
 
     def self_check(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems whose own answer does not grade as right. Only a user's function knows what it takes for an
-        answer: that one is called once, so that a broken one is found out early."""
+        """The problems whose own gold answer is not graded RIGHT.
+
+        A user's function may expect any form of answer; it is only called once, so that a broken one stops the run
+        early, and no problem is returned.
+
+        Raises:
+            SrftError: as `grade`.
+        """
         if self.function:
             self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems[:1]])
             return []
-        problems = [p for p in problems if p.verifier != "format"]  # it looks at no answer
+        problems = [p for p in problems if p.grader not in GRADERS or GRADERS[p.grader].uses_answer]
         grades = self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems])
         return [p for p, grade in zip(problems, grades, strict=True) if grade.verdict is not Verdict.RIGHT]
 
     def _submit(self, items: Sequence[tuple[Problem, str]]) -> list[Future[Grade]]:
         if not self.function:
-            for name in {problem.verifier for problem, _ in items}:
-                check_verifier(name)
-        return [self._future(problem, text) for problem, text in items]
+            for name in {problem.grader for problem, _ in items}:
+                check_grader(name)
+        return [self._future(self._request(problem, response)) for problem, response in items]
 
-    def _future(self, problem: Problem, text: str) -> Future[Grade]:
-        quick = None if self.function else _quickly(problem, text)
-        if quick is None:
-            return self._threads.submit(self._ask, problem, text)
+    def _request(self, problem: Problem, response: str) -> Request:
+        if self.function:
+            metadata = dict(problem.metadata)
+            return Request(problem.grader, problem.answer, response, problem.prompt, problem.source, metadata)
+        metadata = dict(problem.metadata) if GRADERS[problem.grader].uses_metadata else {}
+        return Request(problem.grader, problem.answer, _end_of(response), metadata=metadata)
+
+    def _future(self, request: Request) -> Future[Grade]:
+        grade = None if self.function else _in_this_process(request)
+        if grade is None:
+            return self._threads.submit(self._in_a_worker, request)
         done: Future[Grade] = Future()
-        done.set_result(quick)
+        done.set_result(grade)
         return done
 
     def _counted(self, grades: Iterable[Grade]) -> list[Grade]:
-        found = list(grades)
-        self.counts.update(grade.verdict for grade in found)
-        return found
+        given = list(grades)
+        self.counts.update(grade.verdict for grade in given)
+        return given
 
-    def _ask(self, problem: Problem, text: str) -> Grade:
-        request: dict[str, Any] = {"verifier": problem.verifier, "answer": problem.answer, "text": text}
-        if self.function:
-            request |= {"prompt": problem.prompt, "source": problem.source, "metadata": dict(problem.metadata)}
-        else:
-            request["text"] = _end_of(text)
-            if problem.verifier == "reasoning-gym":
-                request["metadata"] = dict(problem.metadata)
+    def _in_a_worker(self, request: Request) -> Grade:
         worker = self._idle.get()
         try:
-            reply = None if self._closed.is_set() else worker.ask(request)
+            grade = None if self._closed.is_set() else worker.grade(request)
         finally:
             self._idle.put(worker)
-        return Grade(Verdict.TIMEOUT, 0.0) if reply is None else Grade(Verdict(reply[0]), float(reply[1]))
+        return TIMEOUT if grade is None else grade
 
 
-def check_verifier(name: str) -> None:
-    """Whether there is a grader of that name.
+def _in_this_process(request: Request) -> Grade | None:
+    """The grade of a response that needs no worker; None for any other."""
+    grader = GRADERS[request.grader]
+    if not grader.isolated:
+        return grader.grade(request)
+    return grader.shortcut(request) if grader.shortcut else None
+
+
+def check_grader(name: str) -> None:
+    """Return nothing when there is a grader of that name and what it needs is installed.
 
     Raises:
-        SrftError: there is none, or its package is missing.
+        SrftError: there is none, or its optional dependency is missing.
     """
-    if name not in VERIFIERS:
-        raise SrftError(f"unknown verifier '{name}'", where="problem.verifier", fix=did_you_mean(name, VERIFIERS))
-    if name == "reasoning-gym" and importlib.util.find_spec("reasoning_gym") is None:
-        raise SrftError("reasoning-gym is not installed", where="verifier", fix="pip install 'srft[reasoning-gym]'")
+    if name not in GRADERS:
+        raise SrftError(f"unknown grader '{name}'", where="problem.grader", fix=did_you_mean(name, GRADER_NAMES))
+    extra = GRADERS[name].extra
+    if extra and importlib.util.find_spec(extra.replace("-", "_")) is None:
+        raise SrftError(f"{extra} is not installed", where=f"grader '{name}'", fix=f"pip install 'srft[{extra}]'")
 
 
-def _end_of(text: str) -> str:
-    """The end of a long response, still with its unfinished thought."""
-    unfinished = "<think>" in text and "</think>" not in text
-    return ("<think>" if unfinished and len(text) > LONGEST_RESPONSE else "") + text[-LONGEST_RESPONSE:]
-
-
-def _quickly(problem: Problem, text: str) -> Grade | None:
-    """The grade of what needs no worker: no answer at all, one too long, two plain numbers, a letter, words, tags."""
-    if problem.verifier in IN_PLACE:
-        verdict, score = GRADERS[problem.verifier]({"answer": problem.answer, "text": _end_of(text)})
-        return Grade(Verdict(verdict), score)
-    if problem.verifier not in ("math", "oat"):
-        return None
-    candidate = answer_of(_end_of(text))
-    if candidate is None:
-        return Grade(Verdict.UNPARSABLE, 0.0)
-    if candidate == problem.answer.strip():
-        return Grade(Verdict.RIGHT, 1.0)
-    if len(candidate) > LONGEST:
-        return Grade(Verdict.UNPARSABLE, 0.0)
-    gold, value = plain_number(problem.answer), plain_number(candidate)
-    if gold is None or value is None:
-        return None
-    return Grade(Verdict.RIGHT, 1.0) if gold == value else Grade(Verdict.WRONG, 0.0)
+def _end_of(response: str) -> str:
+    """The end of a long response, which still begins with <think> if its thought never ended."""
+    unfinished = "<think>" in response and "</think>" not in response
+    return ("<think>" if unfinished and len(response) > LONGEST_RESPONSE else "") + response[-LONGEST_RESPONSE:]

@@ -1,10 +1,13 @@
-"""Grades one answer at a time in a process of its own: `python -m srft.verify.worker LIMITS`, as JSON.
+"""The worker process, `python -m srft.verify.worker LIMITS`: reads requests and writes replies as JSON lines.
 
-Reads requests and writes replies as JSON lines. The process imports the libraries once and forks a child to do the
-work; when the child dies or has done its share, it forks another. The child has no deadline of its own, only an alarm
-that ends an orphan: whoever started it kills it when it takes too long, because libraries that parse mathematics can
-hang or fill memory on a hostile answer.
+It imports the libraries once and forks a child that grades; when the child dies or is recycled, it forks another. The
+parent process enforces the deadline, by killing the child; the child's own alarm only ends an orphan.
 """
+
+# The protocol, one JSON object a line.
+#   request: the fields of grade.Request and `id`.
+#   reply:   `id`, `last` (the child is recycled now), and `verdict` and `reward`, or `error` of the user's function.
+#   a fresh child first writes `ready` (its process id), or `failed` (why the user's function cannot be loaded).
 
 from __future__ import annotations
 
@@ -16,33 +19,35 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from srft.verify.compare import grade_math
 from srft.verify.function import describe, load_function
-from srft.verify.graders import GRADERS, Grader
+from srft.verify.grade import TIMEOUT, UNPARSABLE, Request
+from srft.verify.graders import GRADERS, GradeFunction
+from srft.verify.math import grade_math
 from srft.verify.pool import Limits
 
-DONE = 7  # exit code of a child whose parent has closed the pipe
-ORPHAN = 30  # seconds past the deadline, after which a child ends by itself
+DONE = 7  # exit code of a child after which no other is forked
+ORPHAN = 30  # seconds past the deadline after which a child ends by itself
 
 
-def reply(request: Mapping[str, Any], function: Grader | None = None) -> tuple[str, float, str]:
-    """Verdict, score and note. Whatever an answer makes a library raise is "unparsable"; what the user's function
-    raises is an "error", told in the note."""
-    if function is not None:
-        try:
-            return (*function(request), "")
-        except Exception as error:
-            return "error", 0.0, describe(error)
+def reply(request: Request, function: GradeFunction | None = None) -> dict[str, Any]:
+    """The reply's verdict and reward. What a response makes a library raise is UNPARSABLE, or TIMEOUT when memory ran
+    out; what the user's function raises is returned as `error`."""
     try:
-        return (*GRADERS[request["verifier"]](request), "")
-    except MemoryError:
-        return "timeout", 0.0, ""
-    except Exception:
-        return "unparsable", 0.0, ""
+        grade = function(request) if function is not None else GRADERS[request.grader].grade(request)
+    except Exception as error:
+        if function is not None:
+            return {"error": describe(error)}
+        grade = TIMEOUT if isinstance(error, MemoryError) else UNPARSABLE
+    return asdict(grade)
 
 
 def serve(limits: Mapping[str, Any], replies: TextIO) -> None:
-    """Answer until the pipe closes, or until this process has done its share."""
+    """Reply to requests until the pipe closes, which ends the process, or until the child is to be recycled.
+
+    Args:
+        limits: the fields of `pool.Limits`.
+        replies: the file that replies are written to.
+    """
     function = None
     try:
         if limits["function"]:
@@ -58,18 +63,19 @@ def serve(limits: Mapping[str, Any], replies: TextIO) -> None:
     print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
     for count, line in enumerate(_lines(), 1):
         signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + ORPHAN)
-        request = json.loads(line)
-        verdict, score, note = reply(request, function)
+        fields = json.loads(line)
+        number = fields.pop("id")
+        graded = reply(Request(**fields), function)
         signal.setitimer(signal.ITIMER_REAL, 0)
         last = count == limits["recycle"]
-        print(json.dumps([request["id"], verdict, score, last, note]), file=replies, flush=True)
+        print(json.dumps({"id": number, "last": last, **graded}), file=replies, flush=True)
         if last:
             return
     os._exit(DONE)
 
 
 def _lines() -> Iterator[bytes]:
-    """The requests. Mostly one is under way; it may come twice when the child before this one died unasked."""
+    """The requests, as lines. One comes twice when the child before this one died before it read it."""
     unread = b""
     while part := os.read(0, 1 << 20):
         *lines, unread = (unread + part).split(b"\n")
@@ -77,7 +83,7 @@ def _lines() -> Iterator[bytes]:
 
 
 def warm_up() -> None:
-    """Import, and fill the parser's tables, once before any fork: children start with both."""
+    """Import the libraries and fill the parser's tables before any fork, so that every child starts with both."""
     for gold, candidate in (
         ("\\frac{x+1}{2}-\\sqrt[3]{5}\\pi", "\\frac{x}{2}+\\frac12-\\pi\\cdot 5^{1/3}"),
         ("2x^2+3y=1", "y=\\frac{1-2x^2}{3}"),
@@ -91,6 +97,7 @@ def warm_up() -> None:
 
 
 def main() -> None:
+    """Fork children one after another, until one ends with DONE."""
     # Replies go to a copy of stdout, so that nothing a library prints is taken for one.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

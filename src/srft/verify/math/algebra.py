@@ -1,15 +1,17 @@
-"""Whether two expressions are equal: exact numbers by themselves, everything else by math-verify, then checked."""
+"""Compares two expressions: exact numbers directly, all others by math-verify, whose verdict is then checked."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
-from srft.verify.limits import refusal
-from srft.verify.quantity import exact, same_unit, split_unit, unit_name
+from srft.verify.math.limits import refusal
+from srft.verify.math.quantity import exact, same_unit, split_unit, unit_name
 
 SIGNIFICANT = 6  # digits that a decimal must give of a number it can only approximate
 _RELATION = re.compile(r"(?<!\\)[=<>]|\\(?:leq|geq|neq|in)(?![a-zA-Z])")
@@ -17,7 +19,8 @@ _CLOCK = re.compile(r"\d+(?:\s*:\s*\d+)+")
 _BASE = re.compile(r"\(?\s*([\dA-Fa-f]+)\s*\)?\s*_\{(\d+)\}")
 _LETTER_UNIT = re.compile(r"([+-]?[\d.,/ ]*\d)(\s*)([msghLlJNW])(?:\s*\^\{[23]\})?")
 _COMMAND = re.compile(r"\\[a-zA-Z]+|\\text\s*\{[^{}]*\}")
-
+_VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![a-zA-Z])")
+_SUBSCRIPT = re.compile(r"_\{[^{}]*\}|_\d")
 
 # What the parser would drop or evaluate: y' is y to it, and dy/dx, of a symbol y, is 0.
 _DERIVATIVE = re.compile(
@@ -38,7 +41,7 @@ _FOR_THE_PARSER: list[tuple[re.Pattern[str], Any]] = [
 
 
 class UnreadableError(Exception):
-    """The candidate is no mathematics that can be read."""
+    """The candidate cannot be parsed as mathematics."""
 
 
 def same(gold: str, candidate: str) -> bool:
@@ -68,7 +71,11 @@ def same(gold: str, candidate: str) -> bool:
 
 
 def equal(gold: str, candidate: str) -> bool:
-    """Whether two expressions, equations or inequalities are equal. Raises UnreadableError like `same`."""
+    """Whether two expressions, equations or inequalities without units are equal.
+
+    Raises:
+        UnreadableError: the candidate cannot be parsed, or is refused as too large.
+    """
     if _bare(gold) == _bare(candidate):
         return True
     a, b = exact(gold), exact(candidate)
@@ -85,13 +92,9 @@ def equal(gold: str, candidate: str) -> bool:
         return _evaluates_to(gold, candidate)
     if _VECTOR.search(gold) and gold.count("\\times") != candidate.count("\\times"):
         return False  # the parser makes no difference between the products of vectors
-    if gold_is and not candidate_is and re.search(r"[\d^]", _LHS.sub("", gold.partition("=")[0])):
+    if gold_is and not candidate_is and re.search(r"[\d^]", _SUBSCRIPT.sub("", gold.partition("=")[0])):
         return False  # 7 = 11a + c is not 11a + c
     return _algebra(*_keep_case(gold, candidate))
-
-
-_VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![a-zA-Z])")
-_LHS = re.compile(r"_\{[^{}]*\}|_\d")
 
 
 def _bare(text: str) -> str:
@@ -115,12 +118,16 @@ def _evaluates_to(gold: str, candidate: str) -> bool:
         return False
     if not equal(gold, sides[-1]):
         return False
-    named = re.fullmatch(r"[A-Za-z|(][^\d^-]*", _LHS.sub("", sides[0])) and "\\sqrt" not in sides[0]
+    named = re.fullmatch(r"[A-Za-z|(][^\d^-]*", _SUBSCRIPT.sub("", sides[0])) and "\\sqrt" not in sides[0]
     return bool(named) or equal(gold, sides[0])
 
 
 def raise_if_unreadable(candidate: str) -> None:
-    """Raises UnreadableError when the candidate cannot be parsed."""
+    """Return nothing when the candidate can be parsed.
+
+    Raises:
+        UnreadableError: it cannot.
+    """
     if _read(candidate) is None:
         raise UnreadableError("no expression")
 
@@ -153,7 +160,7 @@ def _rounds(written: str, value: Fraction, truth: Fraction) -> bool:
 
 
 def _keep_case(gold: str, candidate: str) -> tuple[str, str]:
-    """Give capitals that also stand as small letters names of their own: the parser makes no difference."""
+    """Rename capitals that also occur as small letters, in both texts: the parser does not distinguish them."""
     letters = {c for text in (gold, candidate) for c in _COMMAND.sub(" ", text) if c.isascii() and c.isalpha()}
     clash = sorted(c for c in letters if c.isupper() and c.lower() in letters)
     free = [c for c in "qwzvkurpjlyoxnmbcats" if c not in letters and c.upper() not in letters]
@@ -162,8 +169,17 @@ def _keep_case(gold: str, candidate: str) -> tuple[str, str]:
     return gold, candidate
 
 
+@dataclass(frozen=True)
+class MathVerify:
+    """math-verify's two functions, and the extraction rules to parse with."""
+
+    parse: Callable[..., Any]
+    verify: Callable[..., Any]
+    extraction: Sequence[Any]
+
+
 @cache
-def _math_verify() -> tuple[Any, Any, list[Any]]:
+def _math_verify() -> MathVerify:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
@@ -171,42 +187,43 @@ def _math_verify() -> tuple[Any, Any, list[Any]]:
     # Units are ours: math-verify's own rule takes the m of 6m for metres.
     normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
     boxed = LatexExtractionConfig(False, boxed_match_priority=0, normalization_config=normal)
-    return parse, verify, [boxed]
+    return MathVerify(parse, verify, [boxed])
 
 
 @cache
-def plain_math_verify() -> tuple[Any, Any, Any]:
-    """math-verify's parse and verify with its own rules for LaTeX, boxes first, then for plain expressions."""
-    parse, verify, _ = _math_verify()
+def plain_math_verify() -> MathVerify:
+    """math-verify with its own rules for LaTeX, boxes first."""
     from math_verify import LatexExtractionConfig
 
-    return parse, verify, (LatexExtractionConfig(boxed_match_priority=0),)
+    own = _math_verify()
+    return MathVerify(own.parse, own.verify, (LatexExtractionConfig(boxed_match_priority=0),))
 
 
 def _read(text: str) -> Any | None:
     """The sympy object of an expression; None when it is not one."""
-    parse, _, config = _math_verify()
+    library = _math_verify()
     if re.search(r"\d\s+\d", text):
         return None  # the parser adds them: 4 5 would be 9
     for pattern, replacement in _FOR_THE_PARSER:
         text = pattern.sub(replacement, text)
     # first_match: where the whole cannot be read, no fraction is picked out of it
-    found = parse(f"\\boxed{{{text}}}", extraction_config=config, extraction_mode="first_match", parsing_timeout=None)
-    return found[0] if found and not isinstance(found[0], str) else None
+    values = library.parse(
+        f"\\boxed{{{text}}}", extraction_config=library.extraction, extraction_mode="first_match", parsing_timeout=None
+    )
+    return values[0] if values and not isinstance(values[0], str) else None
 
 
 def _algebra(gold: str, candidate: str) -> bool:
-    _, verify, _ = _math_verify()
     a, b = _read(gold) if not refusal(gold) else None, _read(candidate)
     if b is None:
         raise UnreadableError("no expression")
     if a is None:
         return False
-    if (number := _decimal_verdict(gold, a, candidate, b)) is not None:
-        return number
+    if (verdict := _decimal_verdict(gold, a, candidate, b)) is not None:
+        return verdict
     if _differ_somewhere(a, b):
         return _equal_with_imaginary_unit(a, b)
-    right = bool(verify([a], [b], timeout_seconds=None)) or _equal_with_imaginary_unit(a, b)
+    right = bool(_math_verify().verify([a], [b], timeout_seconds=None)) or _equal_with_imaginary_unit(a, b)
     return right and not _apart(a, b) and not _vacuous(a, b)
 
 
@@ -255,10 +272,10 @@ def _number(value: Any) -> Fraction | None:
     """30 digits of a real number; None for anything else."""
     if getattr(value, "free_symbols", {1}) or not hasattr(value, "evalf"):
         return None
-    found = value.doit().evalf(30)
-    if not getattr(found, "is_real", False) or not found.is_number or not found.is_finite:
+    number = value.doit().evalf(30)
+    if not getattr(number, "is_real", False) or not number.is_number or not number.is_finite:
         return None
-    return Fraction(str(found))
+    return Fraction(str(number))
 
 
 def _apart(a: Any, b: Any) -> bool:
@@ -271,7 +288,7 @@ def _apart(a: Any, b: Any) -> bool:
 
 
 def _equal_with_imaginary_unit(a: Any, b: Any) -> bool:
-    """i(2 − i) is 1 + 2i; the parser takes i for a variable unless something else looks complex."""
+    """i(2 − i) is 1 + 2i; the parser takes i for a variable unless something else in it is complex."""
     from sympy import I, simplify
 
     symbols = getattr(a, "free_symbols", set()) | getattr(b, "free_symbols", set())

@@ -1,4 +1,4 @@
-"""The shape of an answer: a list, set, tuple, interval, matrix, words, or a single expression; and `label = answer`."""
+"""Parses an answer into its shape: a list, set, tuple, interval, matrix, words or one expression, perhaps labelled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from srft.verify.nodes import EMPTY, INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
-from srft.verify.normal import group_end
-from srft.verify.quantity import exact
+from srft.verify.math.nodes import EMPTY, INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
+from srft.verify.math.normal import group_end
+from srft.verify.math.quantity import exact
 
 _NOTHING = re.compile(
     r"\\emptyset|\\\{\s*\\\}|\{\s*\}|(?:there (?:are|is) )?no (?:real |such |valid |possible |integer )?"
@@ -40,7 +40,7 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
 def parse(text: str) -> Node:
-    """The shape of a tidied answer."""
+    """The shape of an answer that `normal.tidy` has rewritten; a Leaf when it is none of the others."""
     text = text.strip()
     if match := _MATRIX.fullmatch(text):
         if "\\begin" not in match["body"]:
@@ -68,10 +68,13 @@ def parse(text: str) -> Node:
 
 
 def split(text: str, separator: str | re.Pattern[str], inside: bool = False) -> list[str]:
-    """The parts between separators that stand in no brackets; a comma within a number separates nothing.
+    """The parts between the separators that are outside all brackets; a comma within a number separates nothing.
 
     Args:
-        inside: the text is a tuple's or set's inside, where (3,100) has two parts but (3, 1,000) as well.
+        inside: the text is the inside of a tuple or set, where (3,100) has two parts and (3, 1,000) as well.
+
+    Returns:
+        the parts without surrounding spaces; the whole text as one part when nothing separates it.
     """
     pattern = re.compile(re.escape(separator)) if isinstance(separator, str) else separator
     parts, begin = [], 0
@@ -88,7 +91,7 @@ def split(text: str, separator: str | re.Pattern[str], inside: bool = False) -> 
 
 
 def _outside(text: str) -> Iterator[int]:
-    """The places that are in no brackets. A bracket that closes nothing, as in ]0,1[, is passed over."""
+    """The indices outside all brackets. A bracket that closes nothing, as in ]0,1[, is ignored."""
     depth = 0
     for i, character in enumerate(text):
         if character in "({[":
@@ -199,7 +202,7 @@ def _end(text: str, i: int) -> int:
 
 
 def _plain(text: str) -> bool:
-    """A bound: no variable stands in it."""
+    """Whether it can be a bound: it has no variable."""
     return not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+|(?<![a-zA-Z])e(?![a-zA-Z])", "", text))
 
 
@@ -246,8 +249,8 @@ def _group(inside: str, opening: str, closing: str) -> Node | None:
         if not inside.strip():
             return EMPTY
         if condition := re.fullmatch(r"\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:)\s*(.*)", inside):
-            found = _inequality(condition[2])
-            return found if found is not None else Leaf(inside)
+            described = _inequality(condition[2])
+            return described if described is not None else Leaf(inside)
         return Items(tuple(node for part in parts for node in _spread(parse(part))), "{")
     if "{" in (opening, closing) or not all(parts):
         return None

@@ -1,12 +1,9 @@
-"""One spelling for what is written in many: Unicode, TeX synonyms and plain-text mathematics become plain TeX.
-
-Nothing here judges an answer. `tidy` only rewrites what means the same: `½` and `\\tfrac12`, `≤` and `\\leqslant`,
-`\\left(`, thin spaces, `$…$`, `\\mathrm{cm}` and `\\text{cm}`.
-"""
+"""Rewrites Unicode, TeX synonyms and plain-text mathematics as plain TeX that means the same."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _CHARACTERS = {
     "−–—‐‑﹣－": "-", "＋": "+", "×✕✖": "\\times ", "÷": "/", "·⋅•∙": "\\cdot ", "∗＊": "*", "∕⁄／": "/", "＝": "=",
@@ -108,7 +105,10 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
 
 
 def tidy(text: str) -> str:
-    """The same answer in plain TeX: no sizes, spaces, dollar signs or Unicode; fractions and roots with braces."""
+    """The same answer in plain TeX: no sizes, spaces, dollar signs or Unicode; fractions and roots with braces.
+
+    `½` and `\\tfrac12` become `\\frac{1}{2}`; `≤` and `\\leqslant` become `\\leq`; `\\mathrm{cm}` becomes `\\text{cm}`.
+    """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPER)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUB)}}}", text)
     text = text.translate(_TABLE)
@@ -134,7 +134,7 @@ def _one_line(system: re.Match[str]) -> str:
 
 
 def group_end(text: str, start: int) -> int | None:
-    """The place after the bracket that closes the one at `start`; None when nothing does."""
+    """The index after the bracket that closes the one at `start`; None when none does."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] in "({[") - (text[i] in ")}]")
@@ -159,41 +159,47 @@ def _has_comma(text: str) -> bool:
     return any(sep in text for sep in ",;") and not re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text.strip())
 
 
-def _argument(text: str, i: int) -> tuple[str, int] | None:
-    """TeX's next argument from `i` on, without its braces, and where it ends."""
+@dataclass(frozen=True)
+class _Argument:
+    content: str  # without its braces
+    end: int  # index after it
+
+
+def _argument(text: str, i: int) -> _Argument | None:
+    """TeX's next argument from index `i` on; None when there is none."""
     while i < len(text) and text[i] == " ":
         i += 1
     if i >= len(text) or text[i] in "}])":
         return None
     if text[i] == "{":
         end = group_end(text, i)
-        return None if end is None else (text[i + 1 : end - 1], end)
+        return None if end is None else _Argument(text[i + 1 : end - 1], end)
     command = re.compile(r"\\[a-zA-Z]+\s?").match(text, i)
-    return (command[0].strip(), command.end()) if command else (text[i], i + 1)
+    return _Argument(command[0].strip(), command.end()) if command else _Argument(text[i], i + 1)
 
 
 def _brace(text: str, command: str, arguments: int) -> str:
     """`\\frac12` to `\\frac{1}{2}`, `\\sqrt 2` to `\\sqrt{2}`, `\\sqrt(x)` to `\\sqrt{x}`."""
     pattern, i = re.compile(rf"\\{command}(?![a-zA-Z])\s*(\[[^\[\]]*\])?"), 0
     while match := pattern.search(text, i):
-        found, end = [], match.end()
+        contents, end = [], match.end()
         if command == "sqrt" and text[end : end + 1] == "(" and (close := group_end(text, end)):
-            found, end = [text[end + 1 : close - 1]], close
+            contents, end = [text[end + 1 : close - 1]], close
         elif command == "sqrt" and (digits := re.compile(r"\d+(?:\.\d+)?").match(text, end)):
             # \sqrt12 is TeX for √1·2, but nobody who writes it means that
-            found, end = [digits[0]], digits.end()
+            contents, end = [digits[0]], digits.end()
         else:
             for _ in range(arguments):
                 argument = _argument(text, end)
                 if argument is None:
                     break
-                found.append(argument[0])
-                end = argument[1]
-        if len(found) < arguments:
+                contents.append(argument.content)
+                end = argument.end
+        if len(contents) < arguments:
             i = match.end()
             continue
         head = f"\\{command}{match[1] or ''}"
-        text = text[: match.start()] + head + "".join(f"{{{a}}}" for a in found) + text[end:]
+        text = text[: match.start()] + head + "".join(f"{{{a}}}" for a in contents) + text[end:]
         i = match.start() + len(head)
     return text
 

@@ -1,14 +1,15 @@
-"""The decisions of the OAT grader's slow path, which the papers evaluate with: right when any of three comparisons says
-so. Written anew: no text of an answer reaches Python's or sympy's own parser, only math-verify's."""
+"""The decisions of the OAT grader's slow path, which the papers evaluate with, written anew: only math-verify's parser
+reads an answer, never Python's or sympy's."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from srft.verify.algebra import plain_math_verify
-from srft.verify.answer import answer_of
-from srft.verify.limits import LONGEST, refusal
+from srft.verify.answer import LONGEST_ANSWER, answer_of
+from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade
+from srft.verify.math.algebra import plain_math_verify
+from srft.verify.math.limits import refusal
 
 _UNITS = (
     "degree|mph|kmph|ft|mile|lb|gm|dm|day|hour|minute|min|second|sec|unit|kg|month|km|cm|mm|liter|litre|yard|year|metre|"
@@ -58,27 +59,30 @@ _VALUE_RULES = [
         (r"- *", "-"),
     )
 ]  # fmt: skip
-
-
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
-def grade_oat(gold: str, candidate: str) -> tuple[str, float]:
-    """Verdict and score: equal as strings, equal as values part by part, or equal to math-verify."""
+def compare_as_oat(gold: str, candidate: str) -> Grade:
+    """RIGHT when the two are equal as strings, as values part by part, or to math-verify; UNPARSABLE for an empty
+    candidate or one that is refused as too large; else WRONG.
+
+    Raises:
+        Exception: any error of math-verify.
+    """
     if "\\boxed" in gold:
         gold = answer_of(gold) or gold
-    if len(candidate) > LONGEST:
-        return "unparsable", 0.0
+    if len(candidate) > LONGEST_ANSWER:
+        return UNPARSABLE
     if _string(gold) == _string(candidate):
-        return "right", 1.0
+        return RIGHT
     a, b = _value(gold), _value(candidate)
     if a == b:
-        return "right", 1.0
+        return RIGHT
     if not b or refusal(candidate):
-        return "unparsable", 0.0
+        return UNPARSABLE
     if refusal(gold):
-        return "wrong", 0.0
-    return ("right", 1.0) if _parts_equal(a, b) or _equal(f"${gold}$", f"${candidate}$") else ("wrong", 0.0)
+        return WRONG
+    return RIGHT if _parts_equal(a, b) or _equal(f"${gold}$", f"${candidate}$") else WRONG
 
 
 def _string(text: str) -> str:
@@ -139,14 +143,14 @@ def _part_equal(a: str, b: str) -> bool:
 
 
 def _equal(gold: str, candidate: str) -> bool:
-    parse, verify, config = plain_math_verify()
-    found: list[Any] = [
-        parse(
+    library = plain_math_verify()
+    values: list[Any] = [
+        library.parse(
             _PERCENT.sub(r"\\frac{\1}{100}", text),
-            extraction_config=config,
+            extraction_config=library.extraction,
             fallback_mode="no_fallback",
             parsing_timeout=None,
         )
         for text in (gold, candidate)
     ]
-    return bool(verify(found[0], found[1], timeout_seconds=None))
+    return bool(library.verify(values[0], values[1], timeout_seconds=None))

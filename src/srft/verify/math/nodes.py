@@ -1,4 +1,4 @@
-"""The shapes an answer may have."""
+"""The shapes that an answer may have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Leaf:
-    """One expression, equation or inequality, for algebra to judge."""
+    """One expression, equation or inequality, which `algebra` compares."""
 
     text: str
 

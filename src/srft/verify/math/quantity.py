@@ -1,4 +1,4 @@
-"""Numbers that can be read exactly, without algebra, and what may stand around them: a sign for money, a unit, a %."""
+"""Reads numbers exactly, without algebra, and splits off a currency sign, a unit or a percent sign."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SCALE = re.compile(rf"(.+?)\s*(?:\\text\s*\{{\s*)?({'|'.join(_SCALES)})\s*\}}?"
 
 
 def exact(text: str) -> Fraction | None:
-    """The value of a literal: an integer with or without thousands separators, a decimal, a fraction, a mixed number,
-    scientific notation, a repeating decimal. None for anything else."""
+    """The exact value of a literal: an integer with or without thousands separators, a decimal, a fraction, a mixed
+    number, scientific notation, a repeating decimal. None for anything else."""
     text = text.strip()
     while text.startswith("(") and text.endswith(")") and "(" not in text[1:] and ")" not in text[:-1]:
         text = text[1:-1].strip()
@@ -70,7 +70,7 @@ def _signed(sign: str, value: Fraction) -> Fraction:
     return -value if sign == "-" else value
 
 
-# Units by name; the spellings of one stand together, the first is its name.
+# One unit a string: its name, then its other spellings.
 _UNITS = (
     "cm centimeter centimetre", "mm millimeter millimetre", "km kilometer kilometre", "m meter metre mtr",
     "nm nanometer nanometre", "dm decimeter", "ft foot feet", "inch inches in", "yd yard", "mile mi",
@@ -124,7 +124,7 @@ class Quantity:
 
 
 def split_unit(text: str) -> Quantity:
-    """Take off a unit, a currency sign or a %. A single bare letter stays: it may be a variable."""
+    """Splits off a unit, a currency sign or a %. A single bare letter stays in the value: it may be a variable."""
     text = text.strip()
     if exact(text) is not None:
         return Quantity(text)  # with its million
@@ -152,7 +152,11 @@ def split_unit(text: str) -> Quantity:
 
 
 def unit_name(text: str, power: str = "") -> str | None:
-    """The one name of a unit; a counted thing's own words; None when the words are not a unit ("or 5", "if x > 0")."""
+    """The canonical name of a unit, or the words for counted things; None for words that are no unit ("or 5").
+
+    Args:
+        power: the unit's exponent as digits with an optional sign, "" for 1.
+    """
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text.strip(), flags=re.I).replace(".", " ")
     times: list[str] = []
     over: list[str] = []
@@ -182,7 +186,7 @@ def unit_name(text: str, power: str = "") -> str | None:
 
 
 def same_unit(a: str, b: str) -> bool:
-    """Whether two units may stand for one another: equal, one left out or just "units", or one a fuller name."""
+    """Whether two unit names agree: equal, one left out or just "units", or one a fuller name of the other."""
     if _HALVES & {a, b}:  # 4:30 in the morning is not 4:30 in the afternoon
         return a == b
     if a == b or not a or not b or "unit" in (a.partition("^")[0], b.partition("^")[0]):

@@ -1,40 +1,45 @@
-"""Whether two answers of whatever shape are the same: sets as sets, tuples in order, the rest by `algebra`."""
+"""Compares two answers of any shape: sets in any order, tuples in theirs, single expressions by `algebra`."""
 
 from __future__ import annotations
 
 import re
 
-from srft.verify.algebra import UnreadableError, equal, same
-from srft.verify.answer import answer_of
-from srft.verify.limits import LONGEST, refusal
-from srft.verify.nodes import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
-from srft.verify.normal import tidy
-from srft.verify.structure import parse
+from srft.verify.answer import LONGEST_ANSWER, answer_of
+from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade
+from srft.verify.math.algebra import UnreadableError, equal, same
+from srft.verify.math.limits import refusal
+from srft.verify.math.nodes import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
+from srft.verify.math.normal import tidy
+from srft.verify.math.structure import parse
 
 
-def grade_math(gold: str, candidate: str) -> tuple[str, float]:
-    """Verdict and score of an answer; what is refused as too large or is no mathematics is "unparsable"."""
+def compare(gold: str, candidate: str) -> Grade:
+    """RIGHT or WRONG; UNPARSABLE for a candidate that is refused as too large or is no mathematics.
+
+    Raises:
+        Exception: any error of math-verify or sympy.
+    """
     if gold.strip() == candidate.strip():
-        return "right", 1.0
-    if len(candidate) > LONGEST:
-        return "unparsable", 0.0
+        return RIGHT
+    if len(candidate) > LONGEST_ANSWER:
+        return UNPARSABLE
     if "\\boxed" in gold:
         gold = answer_of(gold) or gold
     gold, candidate = tidy(gold), tidy(candidate)
     if gold == candidate:
-        return ("right", 1.0) if gold else ("unparsable", 0.0)
+        return RIGHT if gold else UNPARSABLE
     if not candidate or refusal(candidate):
-        return "unparsable", 0.0
+        return UNPARSABLE
     try:
         a, b = parse(gold), parse(candidate)
         right = alike(a, b) or _by_algebra(a, b, gold, candidate)
     except UnreadableError:
-        return "unparsable", 0.0
-    return ("right", 1.0) if right else ("wrong", 0.0)
+        return UNPARSABLE
+    return RIGHT if right else WRONG
 
 
 def _by_algebra(a: Node, b: Node, gold: str, candidate: str) -> bool:
-    """What only solving shows: −x > −1 is x < 1, and (0, 1] ∪ (1, 2) is (0, 2)."""
+    """Equality that only solving shows: −x > −1 is x < 1, and (0, 1] ∪ (1, 2) is (0, 2)."""
     if isinstance(a, Labelled) and isinstance(b, Labelled) and not (_formula(a.value) and _formula(b.value)):
         return False  # x = 5 is not y = 5, but y = x/2 is x = 2y
     if _relation(a, gold) and _relation(b, candidate):
@@ -63,7 +68,11 @@ def _value(text: str) -> str:
 
 
 def alike(gold: Node, candidate: Node) -> bool:
-    """Whether the candidate is the gold answer. Raises UnreadableError for what cannot be read."""
+    """Whether two shapes are the same answer.
+
+    Raises:
+        UnreadableError: an expression of the candidate cannot be parsed, or is refused as too large.
+    """
     if gold == candidate:
         return True
     match gold, candidate:
@@ -155,7 +164,7 @@ def _bound(gold: str, candidate: str) -> bool:
 
 def _items(gold: Items, candidate: Items) -> bool:
     if len(candidate.parts) > len(gold.parts) and not {gold.bracket, candidate.bracket} & {"(", "["}:
-        candidate = Items(tuple(dict.fromkeys(candidate.parts)), candidate.bracket)  # said twice
+        candidate = Items(tuple(dict.fromkeys(candidate.parts)), candidate.bracket)  # repeated
     if len(gold.parts) != len(candidate.parts) or {gold.bracket, candidate.bracket} in ({"{", "("}, {"{", "["}):
         return False
     names = [p.label for p in gold.parts if isinstance(p, Labelled)]

@@ -1,11 +1,12 @@
-"""What is refused before any algebra: answers whose size, nesting or numbers would keep a computer busy for ever."""
+"""Answers that are refused before any algebra, because their size, nesting or numbers could take for ever."""
 
 from __future__ import annotations
 
 import re
 from math import log10
 
-LONGEST = 2000  # characters of one answer
+from srft.verify.answer import LONGEST_ANSWER
+
 DEEPEST = 40  # brackets within brackets
 LARGEST_POWER = 10_000  # exponents that are numbers, those of powers of powers multiplied
 LARGEST_FACTORIAL = 3000
@@ -19,9 +20,9 @@ _CHOOSE = re.compile(r"\\[dt]?binom\s*\{?\s*(\d+)|(\d+)\s*\\choose|_\s*\{?\s*(\d
 
 
 def refusal(text: str) -> str:
-    """Why an answer is refused, or "" when it is not."""
-    if len(text) > LONGEST:
-        return f"longer than {LONGEST} characters"
+    """The reason to refuse an answer, in words; "" when it is accepted."""
+    if len(text) > LONGEST_ANSWER:
+        return f"longer than {LONGEST_ANSWER} characters"
     if _depth(text) > DEEPEST:
         return f"more than {DEEPEST} brackets deep"
     if re.search(rf"\d{{{LARGEST_NUMBER + 1}}}", text):
@@ -36,7 +37,8 @@ def refusal(text: str) -> str:
         if not match[1].isdigit() and re.search(r"[!^]", _before(text, match.start())):
             return "a factorial of a power or of a factorial"
     for match in _CHOOSE.finditer(text):
-        if len(found := match[1] or match[2] or match[3]) > 5 or int(found) > LARGEST_POWER:
+        digits = match[1] or match[2] or match[3]
+        if len(digits) > 5 or int(digits) > LARGEST_POWER:
             return f"a binomial coefficient above {LARGEST_POWER}"
     return ""
 

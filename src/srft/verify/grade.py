@@ -1,0 +1,61 @@
+"""What a grader is given and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Verdict(StrEnum):
+    """Outcome of grading one response.
+
+    RIGHT: it gives the gold answer. WRONG: it gives another. UNPARSABLE: no answer can be read from it, or the answer
+    is refused as too large. TIMEOUT: grading exceeded its time or memory.
+    """
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verdict and its reward.
+
+    Args:
+        reward: 1 for RIGHT and 0 for the other verdicts; a task's own scorer may give partial credit, and a user's
+            function sets any finite reward.
+    """
+
+    verdict: Verdict
+    reward: float
+
+
+RIGHT = Grade(Verdict.RIGHT, 1.0)
+WRONG = Grade(Verdict.WRONG, 0.0)
+UNPARSABLE = Grade(Verdict.UNPARSABLE, 0.0)
+TIMEOUT = Grade(Verdict.TIMEOUT, 0.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to grade.
+
+    Args:
+        grader: the grader's name.
+        answer: the gold answer.
+        response: the response's text, with the `<think>` that its prompt opened, if it did.
+        prompt: the problem's prompt, text or messages; only a user's function gets it.
+        source: the problem's data set; only a user's function gets it.
+        metadata: the problem's, for graders that declare that they need it and for a user's function.
+    """
+
+    grader: str
+    answer: str
+    response: str
+    prompt: Any = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
