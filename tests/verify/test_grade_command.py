@@ -66,6 +66,13 @@ def test_a_file_as_json_keeps_its_order(cases: Path) -> None:
     assert [row.get("expected") for row in rows] == [case.get("expected") for case in CASES]
 
 
+def test_bytes_that_are_not_utf8_spoil_their_own_case_alone(tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    file.write_bytes(b'{"gold": "1", "candidate": "\xff"}\r\n\n{"gold": "1", "candidate": "1"}')
+    rows = [json.loads(line) for line in grade("--file", str(file), "--json", "--workers", "1").splitlines()]
+    assert [(row["id"], row["verdict"], row["reward"]) for row in rows] == [("1", "unparsable", 0), ("3", "right", 1)]
+
+
 def test_a_file_as_a_confusion_table(cases: Path) -> None:
     shown = grade("--file", str(cases), "--workers", "1")
     assert "9 cases, accuracy 0.8571 on 7, 0 false positives" in shown

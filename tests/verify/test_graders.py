@@ -14,8 +14,8 @@ from srft.verify import Verdict, Verifier
 
 @pytest.fixture(scope="module")
 def verifier():
-    with Verifier(workers=1, timeout=20) as found:
-        yield found
+    with Verifier(workers=1, timeout=20) as verifier:
+        yield verifier
 
 
 @pytest.mark.parametrize(

@@ -141,27 +141,27 @@ def test_kinds(kind: str, gold: str, right: list[str], wrong: list[str]) -> None
 
 
 def spellings(value: Fraction) -> list[str]:
-    """One number, written in many ways."""
+    """One number in many spellings."""
     sign, size = ("-" if value < 0 else ""), abs(value)
     top, bottom = size.numerator, size.denominator
-    found = [
+    texts = [
         f"{sign}\\frac{{{top}}}{{{bottom}}}",
         f"{sign}\\dfrac{{{3 * top}}}{{{3 * bottom}}}",
         f"{sign}{top}/{bottom}",
     ]
     if bottom == 1:
-        found += [
+        texts += [
             f"{sign}{top}",
             f"{sign}{top:,}",
             f"{sign}{top:,}".replace(",", "{,}"),
             f"x = {sign}{top}",
             f"{sign}{top}.0",
         ]
-        found += [f"{sign}{top:,}".replace(",", "\\,"), f"{sign}{top} \\text{{ cm}}", f"−{top}" if sign else f"+{top}"]
+        texts += [f"{sign}{top:,}".replace(",", "\\,"), f"{sign}{top} \\text{{ cm}}", f"−{top}" if sign else f"+{top}"]
     elif size > 1:
         whole, rest = divmod(top, bottom)
-        found += [f"{sign}{whole}\\frac{{{rest}}}{{{bottom}}}", f"{sign}{whole} {rest}/{bottom}"]
-    return found
+        texts += [f"{sign}{whole}\\frac{{{rest}}}{{{bottom}}}", f"{sign}{whole} {rest}/{bottom}"]
+    return texts
 
 
 numbers = st.fractions(min_value=-5000, max_value=5000, max_denominator=60)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -27,8 +28,8 @@ from hostile import good_items, hostile_items
 
 @pytest.fixture(scope="module")
 def verifier():
-    with Verifier(workers=2, timeout=5) as found:
-        yield found
+    with Verifier(workers=2, timeout=5) as verifier:
+        yield verifier
 
 
 def verdict(verifier: Verifier, gold: str, text: str) -> str:
@@ -100,8 +101,8 @@ def test_a_child_that_dies_takes_no_answer_with_it(asked: bool) -> None:
 def test_order_is_kept_and_workers_are_recycled() -> None:
     items = [(Problem("q", f"x+{i}"), f"\\boxed{{{i + i % 2}+x}}") for i in range(24)]
     with Verifier(workers=2, timeout=20, recycle=5) as verifier:
-        found = verifier.grade(items)
-    assert [g.verdict.value for g in found] == ["right", "wrong"] * 12
+        grades = verifier.grade(items)
+    assert [g.verdict.value for g in grades] == ["right", "wrong"] * 12
 
 
 def test_many_calls_of_asyncio_share_the_workers(verifier: Verifier) -> None:
@@ -109,8 +110,8 @@ def test_many_calls_of_asyncio_share_the_workers(verifier: Verifier) -> None:
         calls = [[(Problem("q", f"x+{i}"), f"\\boxed{{{k}+x}}") for i in range(4)] for k in range(4)]
         return await asyncio.gather(*(verifier.grade_async(items) for items in calls))
 
-    found = asyncio.run(both())
-    assert [[g.reward for g in grades] for grades in found] == [[float(i == k) for i in range(4)] for k in range(4)]
+    batches = asyncio.run(both())
+    assert [[g.reward for g in grades] for grades in batches] == [[float(i == k) for i in range(4)] for k in range(4)]
 
 
 def test_memory_is_bounded() -> None:
@@ -170,6 +171,12 @@ def test_no_text_raises(verifier: Verifier, text: str) -> None:
 def test_plain_numbers_are_exact(value: int) -> None:
     assert plain_number(f"{value:,}") == plain_number(f"{value}.0") == value
     assert answer_of(f"a \\boxed{{{value}}} b") == str(value)
+
+
+def test_the_parent_process_imports_no_mathematics() -> None:
+    """Only the workers pay for it; and a worker must not pay for torch."""
+    code = "import sys, srft.verify; print(*{'math_verify', 'sympy', 'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_reasoning_gym_scores_its_own_tasks(verifier: Verifier) -> None:

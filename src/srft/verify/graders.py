@@ -15,7 +15,7 @@ GradeFunction = Callable[[Request], Grade]
 
 @dataclass(frozen=True)
 class Grader:
-    """A way of grading a response.
+    """A grader and what it needs.
 
     Args:
         grade: the function; an error that it raises makes the response UNPARSABLE.
@@ -157,6 +157,3 @@ def _reasoning_gym(request: Request) -> Grade:
     entry = dict(request.metadata)
     reward = float(get_score_answer_fn(entry["metadata"]["source_dataset"])(answer=candidate, entry=entry))
     return Grade(Verdict.RIGHT if reward >= 1 - 1e-9 else Verdict.WRONG, reward)
-
-
-GRADER_NAMES = tuple(GRADERS)

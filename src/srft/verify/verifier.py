@@ -15,7 +15,7 @@ from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 from srft.verify.function import check_function
 from srft.verify.grade import TIMEOUT, Grade, Request, Verdict
-from srft.verify.graders import GRADER_NAMES, GRADERS
+from srft.verify.graders import GRADERS
 from srft.verify.pool import Limits, Worker
 
 LONGEST_RESPONSE = 200_000  # characters of a response that are read, from its end
@@ -164,7 +164,7 @@ def check_grader(name: str) -> None:
         SrftError: there is none, or its optional dependency is missing.
     """
     if name not in GRADERS:
-        raise SrftError(f"unknown grader '{name}'", where="problem.grader", fix=did_you_mean(name, GRADER_NAMES))
+        raise SrftError(f"unknown grader '{name}'", where="problem.grader", fix=did_you_mean(name, GRADERS))
     extra = GRADERS[name].extra
     if extra and importlib.util.find_spec(extra.replace("-", "_")) is None:
         raise SrftError(f"{extra} is not installed", where=f"grader '{name}'", fix=f"pip install 'srft[{extra}]'")

@@ -114,7 +114,7 @@ def _evaluates_to(gold: str, candidate: str) -> bool:
     """3 + 4 = 7 and a + b = 7 say 7; 2x = 7, −x = 7 and 3 = 7 do not."""
     sides = [side.strip() for side in candidate.split("=")]
     if len(sides) < 2 or not all(sides) or re.search(r"[<>]|\\(?:leq|geq|neq|in)(?![a-zA-Z])", candidate):
-        raise_if_unreadable(candidate)
+        _check_readable(candidate)
         return False
     if not equal(gold, sides[-1]):
         return False
@@ -122,12 +122,8 @@ def _evaluates_to(gold: str, candidate: str) -> bool:
     return bool(named) or equal(gold, sides[0])
 
 
-def raise_if_unreadable(candidate: str) -> None:
-    """Return nothing when the candidate can be parsed.
-
-    Raises:
-        UnreadableError: it cannot.
-    """
+def _check_readable(candidate: str) -> None:
+    """Raise UnreadableError when the candidate cannot be parsed."""
     if _read(candidate) is None:
         raise UnreadableError("no expression")
 
