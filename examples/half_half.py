@@ -8,7 +8,7 @@ from srft.objective import Terms, clipped, nll
 def half_half(t: Tokens, *, mix: float = 0.5, fade: int = 0) -> Terms:
     """mix · SFT on demonstrations + (1 − mix) · clipped RL on rollouts; mix falls to 0 in `fade` steps."""
     if fade:
-        mix *= max(1 - t.step.number / fade, 0.0)
+        mix *= max(1 - t.responses.step / fade, 0.0)
     t.observe("mix", t.logp.new_full(t.logp.shape, mix))
     rollout = t.rollout.with_advantage(group_advantage(t.rollout))
     return {"sft": mix * nll(t.demo), "rl": (1 - mix) * clipped(rollout)}

@@ -69,7 +69,7 @@ def micro_batch(
         logp=torch.cat([logp for logp, _ in parts]),
         entropy=torch.cat([entropy for _, entropy in parts]),
         row=torch.cat([torch.full_like(step.tokens[r], r) for r in rows]),
-        step=step.table,
+        responses=step.table,
         old_logp=torch.cat([step.old[r] for r in rows]),
         ref_logp=torch.cat([step.ref[r] for r in rows]),
         value=old_value + logits[:, 0],  # a critic and a reward model that share the one model's weights

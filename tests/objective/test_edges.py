@@ -131,7 +131,8 @@ def test_real_ranks_of_unequal_shares(case: str, tmp_path: Path) -> None:
     shares = [ROWS, []] if case == "one rank has nothing" else [ROWS[:3], ROWS[3:]]
     (tmp_path / "rank.py").write_text(RANK.format(shares=shares, store=(tmp_path / "store").as_uri()))
     root = str(Path(__file__).parents[2])
-    env = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    path = os.pathsep.join([root, str(Path(root) / "src")])  # the package of this tree, wherever one is installed
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [
         subprocess.Popen([sys.executable, str(tmp_path / "rank.py"), str(r)], cwd=root, env=env, stderr=subprocess.PIPE)
         for r in (0, 1)
@@ -178,7 +179,7 @@ def test_other_policies_get_no_gradient(leaf: str) -> None:
 
 def test_entropy_of_the_step_gets_no_gradient() -> None:
     entropy = STEP.table.mean["entropy"].clone().requires_grad_()
-    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, mean={"entropy": entropy}))
+    t = replace(micro_batch(policy(), STEP, ROWS), responses=replace(STEP.table, mean={"entropy": entropy}))
     torch.stack(list(srft(t, entropy_scope="batch").values())).sum().backward()
     assert entropy.grad is None
 
@@ -186,7 +187,7 @@ def test_entropy_of_the_step_gets_no_gradient() -> None:
 def test_entropy_outside_the_view_does_not_matter() -> None:
     entropy = STEP.table.mean["entropy"].clone()
     entropy[WRONG[0]] = float("nan")  # a response of no tokens has no mean
-    t = replace(micro_batch(policy(), STEP, ROWS), step=replace(STEP.table, mean={"entropy": entropy}))
+    t = replace(micro_batch(policy(), STEP, ROWS), responses=replace(STEP.table, mean={"entropy": entropy}))
     assert all(torch.isfinite(term) for term in srft(t, entropy_scope="batch").values())
 
 

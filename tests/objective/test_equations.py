@@ -187,7 +187,7 @@ def test_stop_gradients_stop() -> None:
 def test_ratio_is_one_where_nothing_is_old() -> None:
     model = policy()
     t = micro_batch(model, STEP, ROWS)
-    fresh = Tokens(t.logp, t.entropy, t.row, t.step)
+    fresh = Tokens(t.logp, t.entropy, t.row, t.responses)
     assert torch.equal(fresh.ratio.detach(), torch.ones_like(fresh.logp))
     _, by_old = gradient(grpo, {"clip_low": 1e9, "clip_high": 1e9}, STEP, [ROWS])
     assert by_old.abs().sum() > 0

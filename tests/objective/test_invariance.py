@@ -3,6 +3,7 @@ gradient however the step is cut; and a term with nothing to sum is a zero that 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -104,10 +105,12 @@ def test_empty_views_are_exactly_zero() -> None:
 def test_two_real_ranks_have_the_same_gradient(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "src")])  # the package of this tree, wherever one is installed
     found = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
-        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, cwd=root,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     worst = float(found.stdout.strip().splitlines()[-1])

@@ -69,8 +69,8 @@ def test_nothing_but_the_policy_gets_a_gradient(name: str, options: dict) -> Non
     method, _, t = tokens(name, options)
     others = ("old_logp", "ref_logp", "old_value", "old_reward_logp")
     leaves = {x: getattr(t, x).detach().clone().requires_grad_() for x in others}
-    means = {x: value.detach().clone().requires_grad_() for x, value in t.step.mean.items()}
-    t = replace(t, **leaves, step=replace(t.step, mean=means))
+    means = {x: value.detach().clone().requires_grad_() for x, value in t.responses.mean.items()}
+    t = replace(t, **leaves, responses=replace(t.responses, mean=means))
     torch.stack(list(method(t, **options).values())).sum().backward()
     assert {x: leaf.grad for x, leaf in {**leaves, **means}.items() if leaf.grad is not None} == {}
 
@@ -87,7 +87,7 @@ def test_what_is_not_declared_is_not_used(name: str, options: dict) -> None:
     ):  # fmt: skip
         changes |= {} if need in needs else dict.fromkeys(fields)
     if "means" not in needs:
-        changes["step"] = replace(t.step, mean={})
+        changes["responses"] = replace(t.responses, mean={})
     method, model, t = tokens(name, options, **changes)
     found = learnt(method, options, model, t)
     assert found[0] == expected[0]

@@ -24,7 +24,7 @@ ROWS = list(range(16))
 
 
 def at(number: int, step: Step = STEP) -> Step:
-    return replace(step, table=replace(step.table, number=number))
+    return replace(step, table=replace(step.table, step=number))
 
 
 @pytest.mark.parametrize("how", HOW)

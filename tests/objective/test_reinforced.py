@@ -71,7 +71,7 @@ def overlong(length: int, limit: int, share: float) -> float:
 def test_overlong_penalty_is_dapos_piecewise(share: float) -> None:
     lengths = list(range(1, 31))
     t = micro_batch(policy(), STEP, [0])
-    t = replace(t, step=replace(STEP.table, length=torch.tensor(lengths), limit=20))
+    t = replace(t, responses=replace(STEP.table, length=torch.tensor(lengths), limit=20))
     expected = [overlong(length, 20, share) for length in lengths]
     torch.testing.assert_close(overlong_penalty(t, share), torch.tensor(expected, dtype=torch.float64))
     assert min(expected) == -1.0

@@ -15,7 +15,7 @@ def group_advantage(t: Tokens, std: bool = True, eps: float = 1e-6, reward: Tens
     The deviation is the unbiased one, as in verl and TRL; a group of one, or of equal rewards, has A = 0.
     `reward` (S,) takes the place of the verifier's score.
     """
-    score = (t.step.reward if reward is None else reward).double()
+    score = (t.responses.reward if reward is None else reward).double()
     group, n = _groups(t)
     mean = _sum(t, group, score, len(n)) / n.clamp(min=1)
     centred = torch.where(t.rows, score - mean[group], 0.0)
@@ -37,13 +37,13 @@ def right_rollouts(t: Tokens) -> Tensor:
     """(S,) how many rollouts of the same prompt are right, in the whole step."""
     rollout = t.rollout
     group, n = _groups(rollout)
-    return _sum(rollout, group, (t.step.reward >= 1).double(), len(n))[group]
+    return _sum(rollout, group, (t.responses.reward >= 1).double(), len(n))[group]
 
 
 def overlong_penalty(t: Tokens, buffer: float) -> Tensor:
     """(S,) 0 down to −1 over the last `buffer` share of the length limit (DAPO's soft overlong punishment)."""
-    width = max(buffer * t.step.limit, 1e-9)
-    return ((t.step.limit - width - t.step.length.double()) / width).clamp(-1, 0)
+    width = max(buffer * t.responses.limit, 1e-9)
+    return ((t.responses.limit - width - t.responses.length.double()) / width).clamp(-1, 0)
 
 
 def gae(t: Tokens, gamma: float = 1.0, lam: float = 1.0) -> Tensor:
@@ -51,16 +51,16 @@ def gae(t: Tokens, gamma: float = 1.0, lam: float = 1.0) -> Tensor:
     assert t.value is not None, "the method must declare that it needs a critic"
     value = _grid(t, (t.value if t.old_value is None else t.old_value).detach())
     following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
-    last = t.position == t.step.length[t.row] - 1
-    reward = _grid(t, torch.where(last, t.step.reward.to(value.dtype)[t.row], 0.0))
+    last = t.position == t.responses.length[t.row] - 1
+    reward = _grid(t, torch.where(last, t.responses.reward.to(value.dtype)[t.row], 0.0))
     return _flat(t, discounted(reward + gamma * following - value, gamma * lam))
 
 
 def process_advantage(t: Tokens, process: Tensor, gamma: float = 1.0) -> Tensor:
     """(N,) Σ_{s≥t} γ^{s−t} (r_φ(y_s) − mean of the others' r_φ) + r − mean of the others' r (PRIME), process rewards
-    r_φ (N,); the others' mean is `step.mean["process"]`'s."""
-    others = leave_one_out(t, t.step.mean["process"].detach()).to(process.dtype)[t.row]
-    outcome = (t.step.reward - leave_one_out(t, t.step.reward)).to(process.dtype)[t.row]
+    r_φ (N,); the others' mean is `responses.mean["process"]`'s."""
+    others = leave_one_out(t, t.responses.mean["process"].detach()).to(process.dtype)[t.row]
+    outcome = (t.responses.reward - leave_one_out(t, t.responses.reward)).to(process.dtype)[t.row]
     return _flat(t, discounted(_grid(t, process - others), gamma)) + outcome
 
 
@@ -85,10 +85,10 @@ def ppl_shaping(t: Tokens, alpha: float = 0.01) -> Tensor:
     """(N,) A · clamp(1 − α·w, 0.8, 1.2) on rollouts, w the standardised −mean_t log π_old within a prompt's rollouts:
     confident responses count for more. Outliers past 1.5 interquartile ranges are left out of mean and deviation
     (exploration study, §4.3)."""
-    step = t.step
-    w, surprise = torch.zeros_like(step.mean["logp"]), -step.mean["logp"].detach()
-    for group in step.group[~step.is_demo].unique():
-        rows = (step.group == group) & ~step.is_demo
+    table = t.responses
+    w, surprise = torch.zeros_like(table.mean["logp"]), -table.mean["logp"].detach()
+    for group in table.group[~table.is_demo].unique():
+        rows = (table.group == group) & ~table.is_demo
         x = surprise[rows]
         low, high = x.quantile(0.25), x.quantile(0.75)
         usual = x[(x >= low - 1.5 * (high - low)) & (x <= high + 1.5 * (high - low))]
@@ -101,11 +101,11 @@ def position_shaping(t: Tokens, alpha: float = 0.1, steps: tuple[int, int] | Non
     """(N,) A + sign(A)·min(α·σ(15(p − ½)), ½|A|) on rollouts, p = place/length: the end of a response
     counts for more (exploration study, §4.3). `steps`: only after the first and up to the second."""
     a = _advantage(t)
-    if steps is not None and not steps[0] < t.step.number <= steps[1]:
+    if steps is not None and not steps[0] < t.responses.step <= steps[1]:
         return a
-    p = t.position / t.step.length[t.row]
+    p = t.position / t.responses.length[t.row]
     bonus = torch.minimum(alpha * torch.sigmoid(15 * (p - 0.5)).to(a.dtype), 0.5 * a.abs())
-    return torch.where(t.step.is_demo[t.row], a, a + a.sign() * bonus)
+    return torch.where(t.responses.is_demo[t.row], a, a + a.sign() * bonus)
 
 
 def _advantage(t: Tokens) -> Tensor:
@@ -115,7 +115,7 @@ def _advantage(t: Tokens) -> Tensor:
 
 def _groups(t: Tokens) -> tuple[Tensor, Tensor]:
     """(S,) the prompt of each response as 0, 1, …, and (prompts,) how many of the view's responses each has."""
-    _, group = torch.unique(t.step.group, return_inverse=True)
+    _, group = torch.unique(t.responses.group, return_inverse=True)
     size = int(group.max()) + 1 if group.numel() else 0
     return group, _sum(t, group, torch.ones_like(group, dtype=torch.double), size)
 

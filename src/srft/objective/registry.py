@@ -21,7 +21,7 @@ Need = Literal[
     "demonstrations",
     "rollouts",
     "old_logp",  # log π_old, where several updates are made on a batch
-    "means",  # step.mean, measured before the first update
+    "means",  # responses.mean, measured before the first update
     "reference",  # log π_ref of the tokens
     "reference_distribution",  # log π_ref over the vocabulary, for the method's vocabulary quantities
     "critic",
@@ -44,7 +44,7 @@ class Method:
         presets: by name, recipe values by dotted key (`method.<option>` for the method's own).
         settings: recipe values by dotted key that the method brings along, unless a recipe says otherwise.
         measure: of tokens and options, what to measure per token before the first update on a batch, by name, (N,)
-            each; its means over responses are `step.mean`.
+            each; its means over responses are `responses.mean`.
         vocabulary: per-token quantities of the whole vocabulary, by name; given as `t.vocabulary`.
         chooses: for a method that does not do the same in every step, what this step needs: a function of the options,
             the step's number, the metrics of the steps before it and a draw from [0, 1).

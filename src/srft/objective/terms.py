@@ -29,11 +29,11 @@ def aggregate(t: Tokens, x: Tensor, how: Aggregation = "token-mean", over: Token
         return x.sum() / counted.token_count.clamp(min=1)
     responses = counted.response_count.clamp(min=1)
     if how == "sequence-mean":
-        return (x / t.step.length[t.row]).sum() / responses
+        return (x / t.responses.length[t.row]).sum() / responses
     if how == "token-sum":
         return x.sum() / responses
     if how == "constant":
-        return x.sum() / (responses * t.step.limit)
+        return x.sum() / (responses * t.responses.limit)
     raise ValueError(f"unknown aggregation {how!r}")
 
 
@@ -83,23 +83,23 @@ def value_loss(t: Tokens, returns: Tensor, clip: float = 0.2) -> Tensor:
 
 def outcome_loss(t: Tokens, score: Tensor) -> Tensor:
     """E over responses of the cross-entropy between σ(Σ_t score), score (N,), and the reward (PRIME)."""
-    total = torch.zeros(len(t.step.length), dtype=score.dtype, device=score.device).index_add(0, t.row, score)
+    total = torch.zeros(len(t.responses.length), dtype=score.dtype, device=score.device).index_add(0, t.row, score)
     here = t.row.unique()
-    reward = t.step.reward[here].to(score.dtype)
+    reward = t.responses.reward[here].to(score.dtype)
     loss = F.binary_cross_entropy_with_logits(total[here], reward, reduction="sum")
     return loss / t.response_count.clamp(min=1)
 
 
 def response_mean(t: Tokens, x: Tensor) -> Tensor:
     """(N,) the mean of x (N,) over the token's response."""
-    total = torch.zeros(len(t.step.length), dtype=x.dtype, device=x.device).index_add(0, t.row, x)
-    return (total / t.step.length.clamp(min=1))[t.row]
+    total = torch.zeros(len(t.responses.length), dtype=x.dtype, device=x.device).index_add(0, t.row, x)
+    return (total / t.responses.length.clamp(min=1))[t.row]
 
 
 def mean_entropy(t: Tokens, scope: EntropyScope = "sample") -> Tensor:
     """(N,) H(π) for each token, detached: of the token, its sample's mean, or the mean over the view in the step.
 
-    The batch's mean cannot be had from one micro-batch; it is `step.mean["entropy"]`'s, measured before the first
+    The batch's mean cannot be had from one micro-batch; it is `responses.mean["entropy"]`'s, measured before the first
     update on the batch.
     """
     if scope == "token":

@@ -18,15 +18,18 @@ from torch import Tensor
 class Responses:
     """Every response of one optimizer step, over all its micro-batches and all ranks.
 
+    The example is a step of one prompt with two rollouts, of which the first is right, and a demonstration: S = 3.
+
     Args:
-        reward: (S,) verifier's score, 1 for right.
-        group: (S,) which prompt it answers; responses of one prompt share an id.
-        is_demo: (S,) True for an expert demonstration, False for the policy's own rollout.
-        length: (S,) number of response tokens.
-        limit: the longest response the run allows, in tokens (divisor of the aggregation "constant").
-        number: the step's place in the run (or in its stage), from 1; what schedules go by.
-        mean: (S,) by name, the mean over each response's tokens of what was measured before the first update on this
-            batch: "logp", "entropy" (nats) and what the method measures; only where a method needs it.
+        reward: (S,) float, the verifier's score, 1 for right; e.g. [1.0, 0.0, 1.0].
+        group: (S,) int, the prompt that each answers; responses of one prompt share an id; e.g. [0, 0, 0].
+        is_demo: (S,) bool, an expert demonstration, else the policy's own rollout; e.g. [False, False, True].
+        length: (S,) int, response tokens, EOS included; e.g. [1, 1, 2].
+        limit: the longest response the run allows, in tokens (divisor of the aggregation "constant"); e.g. 8192.
+        step: the step's place in the run (or in its stage), in optimizer steps from 1; what schedules go by; e.g. 17.
+        mean: (S,) float by name, the mean over each response's tokens of what was measured before the first update on
+            this batch: "logp" and "entropy" (nats) and what the method measures, only where the method needs it;
+            e.g. {"entropy": [0.2, 1.5, 0.7]}.
     """
 
     reward: Tensor
@@ -34,7 +37,7 @@ class Responses:
     is_demo: Tensor
     length: Tensor
     limit: int
-    number: int = 1
+    step: int = 1
     mean: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Responses:
@@ -47,26 +50,37 @@ class Responses:
 class Tokens:
     """Response tokens of one micro-batch, or a view of some of them; a response is in it whole and in order.
 
+    The example goes on: the four tokens of those three responses, N = 4.
+
     Args:
-        logp: (N,) log π of each token, in the graph.
-        entropy: (N,) entropy of π over the full vocabulary at each token (nats), in the graph.
-        row: (N,) the token's response, as a row of `step`.
-        step: the step's responses, the same for every micro-batch and rank.
-        selected: (S,) bool, the responses of the step that this view holds (all where None was given).
-        old_logp: (N,) log π_old; where None, π_old is π before this update, so the ratio is 1.
-        ref_logp: (N,) log π_ref of the frozen reference, for methods that need it.
-        advantage: (N,) A of each token.
-        value: (N,) the critic's V at each token, in the graph; `old_value` before the first update on the batch.
-        reward_logp: (N,) log π_φ of the implicit reward model, in the graph; `old_reward_logp` before the first update.
-        vocabulary: (N,) by name, what the method asked for of the whole vocabulary, in the graph.
-        shaping: changes to every advantage, in order: functions of the tokens that give (N,).
-        record: where `observe` adds up what a method shows of itself: name → (sum, tokens).
+        logp: (N,) float (nats), log π of each token, in the graph; e.g. [-0.1, -2.0, -0.3, -1.2].
+        entropy: (N,) float (nats), entropy of π over the full vocabulary at each token, in the graph;
+            e.g. [0.2, 1.5, 0.4, 1.0].
+        row: (N,) int, the token's response, as a row of `responses`; e.g. [0, 1, 2, 2].
+        responses: the table of the whole step, the same for every micro-batch and rank.
+        selected: (S,) bool, the responses of the step that this view holds, all where None; e.g. `t.demo` has
+            [False, False, True].
+        old_logp: (N,) float (nats), log π_old; where None, π_old is π before this update, so the ratio is 1;
+            e.g. [-0.1, -1.9, -0.3, -1.2].
+        ref_logp: (N,) float (nats), log π_ref of the frozen reference, for methods that need it;
+            e.g. [-0.2, -2.1, -0.5, -1.4].
+        advantage: (N,) float (rewards), A of each token; e.g. [0.58, -1.15, 0.58, 0.58].
+        value: (N,) float (rewards), the critic's V at each token, in the graph; e.g. [0.7, 0.4, 0.8, 0.9].
+        old_value: (N,) the same before the first update on the batch.
+        reward_logp: (N,) float (nats), log π_φ of the implicit reward model, in the graph;
+            e.g. [-0.1, -2.2, -0.3, -1.1].
+        old_reward_logp: (N,) the same before the first update on the batch.
+        vocabulary: (N,) float by name, what the method asked for of the whole vocabulary, in the graph;
+            e.g. {"kl": [0.01, 0.2, 0.0, 0.1]}.
+        shaping: changes to every advantage, in order: functions of the tokens that give (N,); e.g. (ppl_shaping,).
+        record: where `observe` adds up what a method shows of itself: name → (sum, tokens);
+            e.g. {"clip_fraction": (1.0, 4)}.
     """
 
     logp: Tensor
     entropy: Tensor
     row: Tensor
-    step: Responses
+    responses: Responses
     selected: Tensor | None = None
     old_logp: Tensor | None = None
     ref_logp: Tensor | None = None
@@ -79,12 +93,12 @@ class Tokens:
     shaping: tuple[Callable[[Tokens], Tensor], ...] = ()
     record: dict[str, tuple[Tensor, int]] | None = None
 
-    def where(self, responses: Tensor) -> Tokens:
-        """The view of the responses of the step for which `responses` (S,) is true."""
-        keep, names = responses[self.row], ("logp", "entropy", "row", *PER_TOKEN)
+    def where(self, rows: Tensor) -> Tokens:
+        """The view of the responses of the step for which `rows` (S,) is true."""
+        keep, names = rows[self.row], ("logp", "entropy", "row", *PER_TOKEN)
         chosen: dict[str, Any] = {name: x[keep] for name in names if (x := getattr(self, name)) is not None}
         vocabulary = {name: x[keep] for name, x in self.vocabulary.items()}
-        return replace(self, selected=self.rows & responses, vocabulary=vocabulary, **chosen)
+        return replace(self, selected=self.rows & rows, vocabulary=vocabulary, **chosen)
 
     def frozen(self, tokens: Tensor) -> Tokens:
         """The same tokens, no gradient through log π where `tokens` (N,) is true."""
@@ -110,28 +124,28 @@ class Tokens:
     @property
     def rows(self) -> Tensor:
         """(S,) bool: the responses of the step that this view holds."""
-        return torch.ones_like(self.step.is_demo) if self.selected is None else self.selected
+        return torch.ones_like(self.responses.is_demo) if self.selected is None else self.selected
 
     @property
     def demo(self) -> Tokens:
-        return self.where(self.step.is_demo)
+        return self.where(self.responses.is_demo)
 
     @property
     def rollout(self) -> Tokens:
-        return self.where(~self.step.is_demo)
+        return self.where(~self.responses.is_demo)
 
     @property
     def correct(self) -> Tokens:
-        return self.where(self.step.reward >= 1)
+        return self.where(self.responses.reward >= 1)
 
     @property
     def wrong(self) -> Tokens:
-        return self.where(self.step.reward < 1)
+        return self.where(self.responses.reward < 1)
 
     @property
     def token_count(self) -> Tensor:
         """Tokens of this view in the whole step."""
-        return (self.step.length * self.rows).sum()
+        return (self.responses.length * self.rows).sum()
 
     @property
     def response_count(self) -> Tensor:
@@ -142,7 +156,7 @@ class Tokens:
     def position(self) -> Tensor:
         """(N,) each token's place in its response, from 0."""
         order = torch.argsort(self.row, stable=True)
-        counts = torch.bincount(self.row, minlength=len(self.step.length))
+        counts = torch.bincount(self.row, minlength=len(self.responses.length))
         place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[self.row[order]]
         return torch.empty_like(order).index_copy(0, order, place)
 
@@ -159,10 +173,10 @@ class Tokens:
 
     def step_mean(self, name: str) -> Tensor:
         """The mean over this view's tokens of the whole step of what was measured before the first update."""
-        if name not in self.step.mean:
+        if name not in self.responses.mean:
             raise KeyError(f"'{name}' was not measured: the method must declare that it needs means")
-        mean = self.step.mean[name].detach()
-        return torch.where(self.rows, mean * self.step.length, 0.0).sum() / self.token_count.clamp(min=1)
+        mean = self.responses.mean[name].detach()
+        return torch.where(self.rows, mean * self.responses.length, 0.0).sum() / self.token_count.clamp(min=1)
 
 
 PER_TOKEN = ("old_logp", "ref_logp", "advantage", "value", "old_value", "reward_logp", "old_reward_logp")

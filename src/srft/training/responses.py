@@ -137,6 +137,6 @@ def table(
         is_demo=torch.tensor(demos, dtype=torch.bool),
         length=torch.tensor(lengths, dtype=torch.long),
         limit=limit,
-        number=number,
+        step=number,
     )
     return step, [Pair(r.prompt.ids, r.token_ids, rows[r.slot, k]) for k, r in enumerate(responses)]

@@ -208,7 +208,7 @@ def chord(
     `mu_steps` as a cosine).
     """
     if mu is None:
-        mu = warmup_cosine(t.step.number, mu_warmup, mu_peak, mu_low, mu_steps)
+        mu = warmup_cosine(t.responses.step, mu_warmup, mu_peak, mu_low, mu_steps)
     p = t.demo.prob.detach()
     t.observe("mu", t.logp.new_full(t.logp.shape, mu))
     reinforced = grpo(t, clip_low=clip_low, clip_high=clip_high, aggregation=rl_aggregation)["rl"]

@@ -64,7 +64,7 @@ def dapo(
     2k of 10k in PSFT's).
     """
     t = t.rollout
-    reward = t.step.reward + overlong_penalty(t, overlong_buffer)
+    reward = t.responses.reward + overlong_penalty(t, overlong_buffer)
     t = t.with_advantage(group_advantage(t, reward=reward))
     return {"rl": clipped(t, clip_low, clip_high, how=aggregation, dual=dual_clip)}
 
