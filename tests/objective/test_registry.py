@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from srft import SrftError, get_method, methods
+from srft.objective import registry
 from tests.objective.steps import micro_batch, policy, random_step
 
 
@@ -28,6 +30,20 @@ def test_unknown_method_suggests(word: str, advice: str) -> None:
 def test_unknown_preset() -> None:
     with pytest.raises(SrftError, match="paper-zh"):
         get_method("srft").preset("paper")
+
+
+def test_a_new_file_in_the_folder_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing the package imports every module of its folder; none is listed by hand."""
+    package = importlib.import_module("srft.objective.methods")
+    (tmp_path / "another.py").write_text(
+        "from srft.objective.registry import method\n"
+        "@method('from-a-new-file-for-test', needs={'rollouts'})\n"
+        "def f(t): return {}\n"
+    )
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr(registry, "_METHODS", methods())
+    exec(Path(str(package.__file__)).read_text(), vars(package))
+    assert "from-a-new-file-for-test" in methods()
 
 
 def test_own_file(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srft.objective import gae, get_method, group_advantage, grpo, leave_one_out, right_rollouts
+from srft.objective import gae, get_method, group_advantage, grpo, leave_one_out, methods, right_rollouts
 from srft.objective.advantage import overlong_penalty, whitened
-from tests.objective.slow import HOW, Numbers, equal, leaves, same, single_tokens
+from srft.objective.terms import clipped, response_mean
+from tests.objective.slow import HOW, Numbers, clip, equal, leaves, same, single_tokens, slope
 from tests.objective.steps import Step, gradient, measured, micro_batch, policy, random_step
 
 STEP = random_step(groups=4, rollouts=4, demos=1, seed=21)
 ROWS = list(range(len(STEP.tokens)))
 SMALL = replace(STEP, table=replace(STEP.table, limit=8))  # responses reach the limit: overlong ones
-METHODS = ("grpo", "dr-grpo", "dapo", "ppo", "prime", "relift", "tapo")
+NEEDS = {name: m.needs({}) for name, m in methods().items() if not name.endswith("-for-test")}
+METHODS = [name for name, needs in NEEDS.items() if "rollouts" in needs and "demonstrations" not in needs]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -136,10 +138,10 @@ def test_max_prob_stops_the_tokens_above_it_and_only_those(at: float, kl_weight:
     """Low-entropy gradient clipping (App. A.2): the loss is the same, and so is every other token's gradient."""
     free, held = leaves(STEP), leaves(STEP)
     loss = sum(grpo(free, kl_weight=kl_weight).values())
-    clipped = sum(grpo(held, kl_weight=kl_weight, max_prob=at).values())
+    held_loss = sum(grpo(held, kl_weight=kl_weight, max_prob=at).values())
     loss.backward()
-    clipped.backward()
-    assert float(clipped.detach()) == float(loss.detach())
+    held_loss.backward()
+    assert float(held_loss.detach()) == float(loss.detach())
     above = free.logp.detach().exp() > at
     assert above.any()
     assert not held.logp.grad[above].any()
@@ -151,6 +153,23 @@ def test_max_prob_of_one_is_grpo() -> None:
     equal((grpo, {"kl_weight": 0.0}), (grpo, {}), STEP)
 
 
+def test_clipped_takes_another_ratio() -> None:
+    """Its own by default; another one is clipped in its place, and carries the gradient (GSPO's, per response)."""
+    model, other = policy(), policy()
+    t, n = micro_batch(model, STEP, ROWS).rollout, Numbers(other, STEP)
+    t = t.with_advantage(group_advantage(t))
+    torch.testing.assert_close(clipped(t), clipped(t, ratio=t.ratio), rtol=0, atol=0)
+    a = n.advantage(n.rollouts)
+
+    def of_response(i: int) -> Tensor:
+        return (sum(n.logp[i][k] - n.old[i][k] for k in range(n.length[i])) / n.length[i]).exp()
+
+    expected = -n.mean(n.rollouts, lambda i, k: clip(of_response(i), a[i]), "sequence-mean")
+    loss = clipped(t, ratio=response_mean(t, t.ratio.log()).exp(), how="sequence-mean")
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+    torch.testing.assert_close(slope(loss, model), slope(expected, other), rtol=1e-7, atol=1e-11)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000), high=st.floats(0, 0.5), dual=st.floats(1.01, 3))
 def test_clip_fraction_is_a_count(seed: int, high: float, dual: float) -> None:
@@ -158,14 +177,14 @@ def test_clip_fraction_is_a_count(seed: int, high: float, dual: float) -> None:
     t = replace(leaves(step), record={})
     get_method("dapo")(t, clip_high=high, dual_clip=dual, overlong_buffer=1e-9)
     n = Numbers(policy(), step)
-    a, clipped = n.advantage(n.rollouts), []
+    a, out = n.advantage(n.rollouts), []
     for i in n.rollouts:
         for k in range(n.length[i]):
             r = n.ratio(i, k).item()
-            clipped.append((a[i] > 0 and r > 1 + high) or (a[i] < 0 and (r < 0.8 or r > dual)))
+            out.append((a[i] > 0 and r > 1 + high) or (a[i] < 0 and (r < 0.8 or r > dual)))
     assert t.record is not None
     total, count = t.record["clip_fraction"]
-    assert (float(total), count) == (sum(clipped), len(clipped))
+    assert (float(total), count) == (sum(out), len(out))
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.9, 0.5), (1.0, 0.0), (0.7, 1.0)])

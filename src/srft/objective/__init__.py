@@ -8,7 +8,10 @@ from srft.objective.advantage import (
     ppl_shaping,
     right_rollouts,
 )
-from srft.objective.methods import grpo, sft, sft_rl, srft
+from srft.objective.methods.mixed import sft_rl
+from srft.objective.methods.rl import grpo
+from srft.objective.methods.sft import sft
+from srft.objective.methods.srft import srft
 from srft.objective.registry import Method, Need, Terms, get_method, method, methods
 from srft.objective.terms import (
     aggregate,

@@ -49,11 +49,11 @@ def overlong_penalty(t: Tokens, buffer: float) -> Tensor:
 def gae(t: Tokens, gamma: float = 1.0, lam: float = 1.0) -> Tensor:
     """(N,) Â_t = Σ_l (γλ)^l δ_{t+l}, δ_t = r_t + γV_{t+1} − V_t, V before the update, the reward at the last token."""
     assert t.value is not None, "the method must declare that it needs a critic"
-    value = _grid(t, (t.value if t.old_value is None else t.old_value).detach())
+    value = _padded(t, (t.value if t.old_value is None else t.old_value).detach())
     following = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], 1)
     last = t.position == t.responses.length[t.row] - 1
-    reward = _grid(t, torch.where(last, t.responses.reward.to(value.dtype)[t.row], 0.0))
-    return _flat(t, discounted(reward + gamma * following - value, gamma * lam))
+    reward = _padded(t, torch.where(last, t.responses.reward.to(value.dtype)[t.row], 0.0))
+    return _unpadded(t, discounted(reward + gamma * following - value, gamma * lam))
 
 
 def process_advantage(t: Tokens, process: Tensor, gamma: float = 1.0) -> Tensor:
@@ -61,7 +61,7 @@ def process_advantage(t: Tokens, process: Tensor, gamma: float = 1.0) -> Tensor:
     r_φ (N,); the others' mean is `responses.mean["process"]`'s."""
     others = leave_one_out(t, t.responses.mean["process"].detach()).to(process.dtype)[t.row]
     outcome = (t.responses.reward - leave_one_out(t, t.responses.reward)).to(process.dtype)[t.row]
-    return _flat(t, discounted(_grid(t, process - others), gamma)) + outcome
+    return _unpadded(t, discounted(_padded(t, process - others), gamma)) + outcome
 
 
 def whitened(t: Tokens, advantage: Tensor, eps: float = 1e-8) -> Tensor:
@@ -91,16 +91,16 @@ def ppl_shaping(t: Tokens, alpha: float = 0.01) -> Tensor:
         rows = (table.group == group) & ~table.is_demo
         x = surprise[rows]
         low, high = x.quantile(0.25), x.quantile(0.75)
-        usual = x[(x >= low - 1.5 * (high - low)) & (x <= high + 1.5 * (high - low))]
-        deviation = usual.std(unbiased=False)
-        w[rows] = (x - usual.mean()) / torch.where(deviation > 1e-6, deviation, 1.0)
-    return _advantage(t) * (1 - alpha * w).clamp(0.8, 1.2).to(t.logp.dtype)[t.row]
+        inliers = x[(x >= low - 1.5 * (high - low)) & (x <= high + 1.5 * (high - low))]
+        deviation = inliers.std(unbiased=False)
+        w[rows] = (x - inliers.mean()) / torch.where(deviation > 1e-6, deviation, 1.0)
+    return _required_advantage(t) * (1 - alpha * w).clamp(0.8, 1.2).to(t.logp.dtype)[t.row]
 
 
 def position_shaping(t: Tokens, alpha: float = 0.1, steps: tuple[int, int] | None = None) -> Tensor:
     """(N,) A + sign(A)·min(α·σ(15(p − ½)), ½|A|) on rollouts, p = place/length: the end of a response
     counts for more (exploration study, §4.3). `steps`: only after the first and up to the second."""
-    a = _advantage(t)
+    a = _required_advantage(t)
     if steps is not None and not steps[0] < t.responses.step <= steps[1]:
         return a
     p = t.position / t.responses.length[t.row]
@@ -108,7 +108,7 @@ def position_shaping(t: Tokens, alpha: float = 0.1, steps: tuple[int, int] | Non
     return torch.where(t.responses.is_demo[t.row], a, a + a.sign() * bonus)
 
 
-def _advantage(t: Tokens) -> Tensor:
+def _required_advantage(t: Tokens) -> Tensor:
     assert t.advantage is not None, "give the tokens an advantage first"
     return t.advantage
 
@@ -125,12 +125,12 @@ def _sum(t: Tokens, group: Tensor, x: Tensor, size: int) -> Tensor:
     return zeros.index_add(0, group, torch.where(t.rows, x, 0.0))
 
 
-def _grid(t: Tokens, x: Tensor) -> Tensor:
+def _padded(t: Tokens, x: Tensor) -> Tensor:
     """x (N,) as (R, L): a row for each response of the micro-batch, zeros after its end."""
     rows, inverse = t.row.unique(return_inverse=True)
     width = int(t.position.max()) + 1 if len(x) else 0
     return torch.zeros(len(rows), width, dtype=x.dtype, device=x.device).index_put((inverse, t.position), x)
 
 
-def _flat(t: Tokens, grid: Tensor) -> Tensor:
-    return grid[t.row.unique(return_inverse=True)[1], t.position]
+def _unpadded(t: Tokens, padded: Tensor) -> Tensor:
+    return padded[t.row.unique(return_inverse=True)[1], t.position]

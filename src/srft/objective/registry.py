@@ -108,18 +108,18 @@ def method(
     name: str,
     *,
     needs: set[Need] | Callable[[Mapping[str, Any]], set[Need]],
-    **also: Any,
+    **fields: Any,
 ) -> Callable[[Callable[..., Terms]], Method]:
     """Register a function `f(t: Tokens, *, option=default, …) -> {term: scalar}` as the method `name`.
 
-    `needs` may be a function of the options; `also` are the other fields of `Method`, all optional.
+    `needs` may be a function of the options; `fields` are the other fields of `Method`, all optional.
     """
 
     def register(function: Callable[..., Terms]) -> Method:
-        def tell(options: Mapping[str, Any]) -> frozenset[Need]:
+        def resolved_needs(options: Mapping[str, Any]) -> frozenset[Need]:
             return frozenset(needs(registered.defaults(options)) if callable(needs) else needs)
 
-        registered = _METHODS[name] = Method(name, function, tell, **also)
+        registered = _METHODS[name] = Method(name, function, resolved_needs, **fields)
         return registered
 
     return register

@@ -44,7 +44,7 @@ def nll(t: Tokens, weight: Tensor | float = 1.0, how: Aggregation = "token-mean"
 
 def policy_gradient(t: Tokens, ratio: Tensor, how: Aggregation = "token-mean", over: Tokens | None = None) -> Tensor:
     """−E[ratio · A], unclipped (SRFT Eq. 9 as its text has it)."""
-    return aggregate(t, -ratio * _given(t.advantage), how, over)
+    return aggregate(t, -ratio * _required(t.advantage), how, over)
 
 
 def clipped(
@@ -56,9 +56,14 @@ def clipped(
     *,
     dual: float | None = None,
     over: Tokens | None = None,
+    ratio: Tensor | None = None,
 ) -> Tensor:
-    """−E[w · min(ρA, clip(ρ, 1−low, 1+high)·A)], ρ = π/π_old (SRFT Eq. 3); for A < 0 at least `dual`·A (dual clip)."""
-    a, rho = _given(t.advantage), t.ratio
+    """−E[w · min(ρA, clip(ρ, 1−low, 1+high)·A)] (SRFT Eq. 3); for A < 0 at least `dual`·A (dual clip).
+
+    `ratio` (N,) is ρ, in the graph: π/π_old of each token (`t.ratio`) unless a method gives another, such as the
+    geometric mean over the response (GSPO's `response_mean(t, t.ratio.log()).exp()`).
+    """
+    a, rho = _required(t.advantage), t.ratio if ratio is None else ratio
     bounded = rho.clamp(1 - low, 1 + high) * a
     surrogate = torch.minimum(rho * a, bounded)
     if dual is not None:
@@ -69,24 +74,24 @@ def clipped(
 
 def kl(t: Tokens, how: Aggregation = "token-mean") -> Tensor:
     """E[π_ref/π − log(π_ref/π) − 1], the non-negative sample estimate of KL(π‖π_ref) that GRPO uses."""
-    log_ratio = _given(t.ref_logp).detach() - t.logp
+    log_ratio = _required(t.ref_logp).detach() - t.logp
     return aggregate(t, log_ratio.exp() - log_ratio - 1, how)
 
 
 def value_loss(t: Tokens, returns: Tensor, clip: float = 0.2) -> Tensor:
     """½ E[max((V − R)², (V_clipped − R)²)], V kept within `clip` of what it was before the update (PPO's)."""
-    value = _given(t.value)
+    value = _required(t.value)
     old = (value if t.old_value is None else t.old_value).detach()
-    near = old + (value - old).clamp(-clip, clip)
-    return 0.5 * aggregate(t, torch.maximum((value - returns) ** 2, (near - returns) ** 2))
+    value_clipped = old + (value - old).clamp(-clip, clip)
+    return 0.5 * aggregate(t, torch.maximum((value - returns) ** 2, (value_clipped - returns) ** 2))
 
 
 def outcome_loss(t: Tokens, score: Tensor) -> Tensor:
     """E over responses of the cross-entropy between σ(Σ_t score), score (N,), and the reward (PRIME)."""
     total = torch.zeros(len(t.responses.length), dtype=score.dtype, device=score.device).index_add(0, t.row, score)
-    here = t.row.unique()
-    reward = t.responses.reward[here].to(score.dtype)
-    loss = F.binary_cross_entropy_with_logits(total[here], reward, reduction="sum")
+    rows = t.row.unique()  # of this micro-batch alone: the other micro-batches add their own
+    reward = t.responses.reward[rows].to(score.dtype)
+    loss = F.binary_cross_entropy_with_logits(total[rows], reward, reduction="sum")
     return loss / t.response_count.clamp(min=1)
 
 
@@ -119,14 +124,14 @@ def luffy_shaping(ratio: Tensor, gamma: float = 0.1) -> Tensor:
     return ratio / (ratio + gamma)
 
 
-def warmup_cosine(number: int, warmup: int, peak: float, low: float, over: int) -> float:
-    """A weight at step `number` (from 1): 0 to `peak` in `warmup` steps, then to `low` in `over`, as a cosine."""
-    done = number - 1 - warmup
-    if done < 0:
-        return peak * (number - 1) / warmup
-    return low + 0.5 * (peak - low) * (1 + cos(pi * min(done / max(over, 1), 1.0)))
+def warmup_cosine(step: int, warmup: int, peak: float, low: float, decay: int) -> float:
+    """A weight at `step` (from 1): 0 to `peak` in `warmup` steps, then to `low` in `decay` steps, as a cosine."""
+    decayed = step - 1 - warmup
+    if decayed < 0:
+        return peak * (step - 1) / warmup
+    return low + 0.5 * (peak - low) * (1 + cos(pi * min(decayed / max(decay, 1), 1.0)))
 
 
-def _given(x: Tensor | None) -> Tensor:
+def _required(x: Tensor | None) -> Tensor:
     assert x is not None, "what is used here must be given to the tokens, or declared as a need of the method"
     return x

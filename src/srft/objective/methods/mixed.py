@@ -69,9 +69,9 @@ def luffy(
 def relift(
     t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.2, aggregation: Aggregation = "sequence-mean"
 ) -> Terms:
-    """GRPO; the demonstrations of prompts whose rollouts all fail are kept, and learnt by SFT when there are enough.
+    """GRPO; demonstrations of prompts that no rollout solves are kept, and learnt by SFT in batches (ReLIFT).
 
-    What is kept and when it is learnt is the recipe's `buffer` (ReLIFT: 128, with an AdamW of its own).
+    What is kept and when it is learnt is the recipe's `buffer` (128, with an AdamW of its own).
     """
     return grpo(t, clip_low=clip_low, clip_high=clip_high, aggregation=aggregation)
 
@@ -119,13 +119,13 @@ def uft(
     return {**terms, "sft_hint": hint_weight * nll(t.demo)}
 
 
-def _sasr_chooses(options: Mapping[str, Any], number: int, history: History, draw: float) -> frozenset[Need]:
-    supervised = [row["grad_norm"] for row in history if "reward" not in row]
-    warm = options["warmup_steps"]
-    if number > warm:
-        first = supervised[max(min(warm, len(supervised)), 1) - 1] if supervised else 1.0
-        last = supervised[-1] if supervised else 1.0
-        if draw >= last / max(last + options["gamma"] * first, 1e-12):
+def _sasr_chooses(options: Mapping[str, Any], step: int, history: History, draw: float) -> frozenset[Need]:
+    norms = [row["grad_norm"] for row in history if "reward" not in row]  # of SFT steps: they have no rollouts
+    warmup_steps = options["warmup_steps"]
+    if step > warmup_steps:
+        warmup = norms[max(min(warmup_steps, len(norms)), 1) - 1] if norms else 1.0
+        last = norms[-1] if norms else 1.0
+        if draw >= last / max(last + options["gamma"] * warmup, 1e-12):
             return frozenset({"rollouts", "old_logp"})
     return frozenset({"demonstrations"})
 
@@ -162,12 +162,16 @@ def hpt(
 
     gate 0 for Qwen, 2 for Llama in the paper.
     """
-    able = right_rollouts(t) > gate
-    t.observe("sft_share", (~able)[t.row].double())
+    above_gate = right_rollouts(t) > gate
+    t.observe("sft_share", (~above_gate)[t.row].double())
     reinforced = grpo(
-        t.where(able), clip_low=clip_low, clip_high=clip_high, advantage_std=advantage_std, aggregation=aggregation
+        t.where(above_gate),
+        clip_low=clip_low,
+        clip_high=clip_high,
+        advantage_std=advantage_std,
+        aggregation=aggregation,
     )
-    return {**sft(t.where(~able)), **reinforced}
+    return {**sft(t.where(~above_gate)), **reinforced}
 
 
 @method("superrl", needs=BOTH, source="SuperRL, arXiv 2506.01096")
