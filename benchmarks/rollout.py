@@ -6,7 +6,6 @@ Run: python benchmarks/rollout.py --model srft:model --prompts 16 --n 8 --repeat
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable
 from statistics import median
@@ -14,9 +13,13 @@ from typing import Any
 
 import torch
 
-from srft.data import TEMPLATES, load_problems, resolve_path, tokenize_problems
-from srft.policy import load_model, load_tokenizer
-from srft.rollout import TransformersSampler, make_sampler
+from srft.data import TEMPLATES, load_problems, tokenize_problems
+from srft.errors import SrftError
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings, load_model, load_tokenizer
+from srft.rollout.engine import SamplerSettings, make_sampler
+from srft.rollout.sampler import Sampler, SampleRequest, SamplingParams
+from srft.rollout.samplers import samplers
 
 
 def main() -> None:
@@ -28,10 +31,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=5)
     a = parser.parse_args()
-    model, tokenizer = load_model(a.model).eval(), load_tokenizer(a.model)
+    settings = ModelSettings(path=a.model)
+    model, tokenizer = load_model(settings).eval(), load_tokenizer(settings)
     problems = load_problems(a.data, limit=a.prompts)
     limits: dict[str, Any] = {"max_prompt_length": 512, "max_response_length": a.tokens}
-    prompts = [list(p.ids) for p in tokenize_problems(problems, tokenizer, template=TEMPLATES["chat"], **limits)[0]]
+    tokenized = tokenize_problems(problems, tokenizer, template=TEMPLATES["chat"], **limits).prompts
+    prompts = [list(p.token_ids) for p in tokenized]
     stop = {tokenizer.eos_token_id}
 
     def generate(seed: int) -> int:
@@ -44,25 +49,25 @@ def main() -> None:
         ended = torch.isin(new, torch.tensor(list(stop))).int()
         return int((ended.cumsum(1) - ended == 0).sum())
 
-    def sampled(sampler: Any) -> Callable[[int], int]:
+    def sampled(sampler: Sampler) -> Callable[[int], int]:
+        params = SamplingParams(n=a.n, max_response_length=a.tokens)
+
         def run(seed: int) -> int:
-            seeds = [seed * 1000 + i for i in range(len(prompts))]
-            groups = sampler.sample(prompts, n=a.n, seeds=seeds, max_new_tokens=a.tokens)
-            return sum(len(s.token_ids) for group in groups for s in group)
+            requests = [SampleRequest(prompt, seed * 1000 + i) for i, prompt in enumerate(prompts)]
+            return sum(len(s.token_ids) for group in sampler.sample(requests, params) for s in group)
 
         return run
 
-    runs = {"generate": generate, "transformers": sampled(TransformersSampler(model, 0, stop))}
-    if importlib.util.find_spec("vllm") is not None:
-        engine = make_sampler(
-            "vllm",
-            model,
-            path=resolve_path(a.model),
-            pad_token_id=0,
-            stop_token_ids=stop,
-            max_model_len=len(max(prompts, key=len)) + a.tokens,
-        )
-        runs["vllm"] = sampled(engine)
+    runs = {"generate": generate}
+    longest = len(max(prompts, key=len)) + a.tokens
+    for name, backend in samplers().items():
+        try:
+            backend.check(processes=1)
+        except SrftError as reason:
+            print(f"{name}: left out, {reason.what}")
+            continue
+        engine = SamplerSettings(engine=name)
+        runs[name] = sampled(make_sampler(engine, Policy(model), settings, tokenizer, max_model_len=longest))
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(a.repeats + 1):  # the first one warms up
         for name, run in runs.items():

@@ -38,9 +38,36 @@ from pathlib import Path
 from typing import Any
 
 # Words of the cases' commands, new: old. A recipe's key (without `stages.N.`), `key=value`, an option, a recipe's name.
-RENAMED_KEYS: dict[str, str] = {}
-# Columns of .jsonl rows and paths in .json files, old: new; paths are joined by `/`, as in benchmarks/problems/avg.
-RENAMED_METRICS: dict[str, str] = {}
+RENAMED_KEYS: dict[str, str] = {
+    "evaluation.sampling.n": "evaluation.samples",
+    "hooks.buffer.size": "buffer.size",
+    "sampling.n=4": "--samples=4",
+    "template=chat": "--template=chat",
+    "sampling.max_response_length=160": "--max-length=160",
+    "max_batch=12": "--max-batch=12",
+    "sampling.temperature=1.0": "--temperature=1.0",
+    "sampling.top_p=0.95": "--top-p=0.95",
+    "statistics=true": "--statistics",
+}
+# Columns of .jsonl rows and paths in .json files, old: new, with `FILE:` before an old one of that file alone and `!`
+# before the new one where it is the opposite; paths are joined by `/`, as in benchmarks/problems/avg.
+RENAMED_METRICS: dict[str, str] = {
+    "lr": "learning_rate",
+    "loss/total": "loss",
+    "entropy/rollout": "entropy",
+    "metrics.jsonl:response_length": "completions/mean_length",
+    "metrics.jsonl:unfinished": "completions/clipped_ratio",
+    "evaluations.jsonl:unfinished": "truncated",
+    "demo_reward": "demo/reward",
+    "demo_length": "demo/mean_length",
+    "method/clip_fraction": "clip_ratio/region_mean",
+    "set": "benchmark",
+    "avg@2": "avg",
+    "unparsable": "no_answer",
+    "score": "reward",
+    "finished": "!truncated",
+    "results.json:settings/protocol/samples": "settings/protocol/n",
+}
 # Files, relative to the case's folder, old: new, e.g. "run/rollouts/": "run/samples/".
 RENAMED_FILES: dict[str, str] = {}
 # Metrics, paths and files (old names) that the new tree no longer writes.
@@ -51,7 +78,7 @@ TIMES = ("seconds", "tokens_per_second", "time/")  # columns that begin with one
 RUN = [
     "--out", "{out}/run", "training.device=cpu", "training.prompts_per_step=4", "training.tokens_per_micro_batch=700",
     "rollout.n=4", "rollout.max_response_length=160", "data.limit=24", "optim.lr=1e-3", "verify.workers=1",
-    "verify.timeout=60", "evaluation.sets.test.limit=4", "evaluation.sets.ood.limit=4", "evaluation.samples=2",
+    "verify.timeout=60", "evaluation.sets.test.limit=4", "evaluation.sets.ood.limit=4", "evaluation.sampling.n=2",
 ]  # fmt: skip
 
 
@@ -84,9 +111,9 @@ CASES: dict[str, Commands] = {  # long ones first
         [*RESUME, "stages.1.training.steps=2"],
     ],
     "eval": [
-        ["eval", "srft:model", "--benchmarks", "problems.jsonl", "--out", "{out}", "--samples", "4", "--template",
-         "chat", "--max-length", "160", "--max-batch", "12", "--temperature", "1.0", "--top-p", "0.95",
-         "--statistics", "--training-data", "srft:arithmetic/train.jsonl"],
+        ["eval", "srft:model", "--benchmarks", "problems.jsonl", "--out", "{out}", "sampling.n=4", "template=chat",
+         "sampling.max_response_length=160", "max_batch=12", "sampling.temperature=1.0", "sampling.top_p=0.95",
+         "statistics=true", "--training-data", "srft:arithmetic/train.jsonl"],
     ],
     "select": [
         run("quickstart-grpo", steps=2),
@@ -121,7 +148,7 @@ CASES: dict[str, Commands] = {  # long ones first
     "psft-prolong": [run("quickstart-psft-prolong", *EIGHT)],
     "psft-then-dpo": [run("quickstart-psft-then-dpo", *EIGHT_STAGED, *PAIRS, stages=2)],
     "psft-warmup": [run("quickstart-psft-warmup", "stages.1.training.prompts_per_step=8", stages=2)],
-    "relift": [run("quickstart-relift", "buffer.size=2", steps=2), [*RESUME, "training.steps=3"]],
+    "relift": [run("quickstart-relift", "hooks.buffer.size=2", steps=2), [*RESUME, "training.steps=3"]],
     "rft": [run("quickstart-rft", *SELECTION)],
     "rft-entropy": [run("quickstart-rft-entropy", *SELECTION)],
     "rft-noise": [run("quickstart-rft-noise", *SELECTION, "data.selection.noise=0.3")],
@@ -271,16 +298,26 @@ def first_difference(old: Path, new: Path, added: Counter[str]) -> tuple[str, Co
         tensors = name.endswith(".safetensors")
         kind = Path(name).stem if Path(name).stem in ("metrics", "evaluations") else "tensors" if tensors else "other"
         for i, (row, other) in enumerate(zip(before[name], after[now], strict=True), 1):
-            columns = {k: k if tensors else renamed(k, RENAMED_METRICS) for k in row if k not in DROPPED}
+            columns = {k: k if tensors else column_name(name, k) for k in row if k not in DROPPED}
             if not tensors:
-                added.update(f"{Path(now).name}: {k}" for k in other.keys() - columns.values() if not timed(k))
+                known = {there.removeprefix("!") for there in columns.values()}
+                added.update(f"{Path(now).name}: {k}" for k in other.keys() - known if not timed(k))
             for column, there in columns.items():
+                there, opposite = there.removeprefix("!"), there.startswith("!")
                 if there not in other and not timed(column):
                     return f"{now}: row {i}: {there}: missing", equal
-                if not timed(column) and not same(row[column], other[there]):
+                if not timed(column) and not same(row[column], not other[there] if opposite else other[there]):
                     return f"{now}: row {i}: {there}: {row[column]!r}, now {other[there]!r}", equal
             equal[kind] += len(columns) if tensors else 1
     return "", equal
+
+
+def column_name(file: str, column: str) -> str:
+    """The new name of a column, by the table's entry for its file or by that for all files."""
+    name = Path(file).name
+    if (own := renamed(f"{name}:{column}", RENAMED_METRICS)) != f"{name}:{column}":
+        return own
+    return renamed(column, RENAMED_METRICS)
 
 
 def timed(column: str) -> bool:

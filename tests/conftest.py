@@ -24,13 +24,13 @@ def shared(path: str) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
-    from srft.policy import load_tokenizer
+    from srft.policy.load import ModelSettings, load_tokenizer
 
-    return load_tokenizer("srft:model")
+    return load_tokenizer(ModelSettings(path="srft:model"))
 
 
 @pytest.fixture
 def model() -> Any:
-    from srft.policy import load_model
+    from srft.policy.load import ModelSettings, load_model
 
-    return load_model("srft:model")
+    return load_model(ModelSettings(path="srft:model"))

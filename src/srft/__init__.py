@@ -7,7 +7,7 @@ run.metrics[-1]["reward"]
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,32 +15,36 @@ if TYPE_CHECKING:
     from srft.objective import Responses as Responses
     from srft.objective import Tokens as Tokens
     from srft.objective import get_method as get_method
+    from srft.objective import group_advantage as group_advantage
     from srft.objective import grpo as grpo
     from srft.objective import method as method
     from srft.objective import methods as methods
     from srft.objective import sft as sft
     from srft.objective import sft_rl as sft_rl
     from srft.objective import srft as srft
-    from srft.recipe import Recipe as Recipe
-    from srft.recipe import load_recipe as load_recipe
-    from srft.training import Run as Run
-    from srft.training import train as train
+    from srft.recipe.load import load_recipe as load_recipe
+    from srft.recipe.schema import Recipe as Recipe
+    from srft.run.train import Run as Run
+    from srft.run.train import train as train
 
-__version__ = metadata.version("srft")
+    __version__: str
 
-# Loaded when asked for: a verifier's worker imports this package and must not pay for torch.
+# Loaded when asked for: a verifier's worker and the command line import this package and must not pay for torch.
 _HOMES = {
     "srft.errors": ("SrftError",),
     "srft.objective": (
         "Responses", "Tokens", "get_method", "group_advantage", "grpo", "method", "methods", "sft", "sft_rl", "srft",
     ),
-    "srft.recipe": ("Recipe", "load_recipe"),
-    "srft.training": ("Run", "train"),
+    "srft.recipe.load": ("load_recipe",),
+    "srft.recipe.schema": ("Recipe",),
+    "srft.run.train": ("Run", "train"),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("srft")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class SrftError(Exception):
-    """An error the user can mend.
+    """An error that the user can correct.
 
     Args:
-        what: what was found, in one sentence.
-        where: the file, row, key or option it was found in.
+        what: what is wrong, in one sentence.
+        where: the file, row, key or option that it concerns.
         fix: what to do.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from srft.data import TEMPLATES, Problem, check_tokenizer, render, tokenize_problems
+from srft.data import TEMPLATES, Problem, TokenizedProblems, check_tokenizer, render, tokenize_problems
 from srft.errors import SrftError
 
 LIMITS = {"max_prompt_length": 2000, "max_response_length": 60}
@@ -17,7 +17,7 @@ THINKING_CHAT = (
 )
 
 
-def tokenized(tokenizer: Any, template: str, *demonstrations: str, **limits: Any):
+def tokenized(tokenizer: Any, template: str, *demonstrations: str, **limits: Any) -> TokenizedProblems:
     problem = Problem("2 + 3?", "5", demonstrations)
     return tokenize_problems([problem], tokenizer, template=TEMPLATES[template], **{**LIMITS, **limits})
 
@@ -27,19 +27,19 @@ def test_thinking_is_opened_once(tokenizer: Any, own: bool) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     if own:
         tokenizer.chat_template = THINKING_CHAT
-    (prompt,), _ = tokenized(tokenizer, "chat" if own else "srft", "<think>\nfive</think>\\boxed{5}")
-    text = tokenizer.decode(prompt.ids)
+    (prompt,) = tokenized(tokenizer, "chat" if own else "srft", "<think>\nfive</think>\\boxed{5}").prompts
+    text = tokenizer.decode(prompt.token_ids)
     assert text.endswith("<think>\n")
     assert text.count("<|im_start|>assistant\n<think>\n") == 1
     assert prompt.opening == "<think>\n"
-    assert tokenizer.decode(prompt.demonstrations[0]) == "five</think>\\boxed{5}<|im_end|>"
+    assert tokenizer.decode(prompt.demonstrations[0].token_ids) == "five</think>\\boxed{5}<|im_end|>"
 
 
 def test_thinking_stays_where_the_prompt_opens_none(tokenizer: Any) -> None:
-    (prompt,), _ = tokenized(tokenizer, "qwen-math", "<think>\nfive</think>\\boxed{5}")
+    (prompt,) = tokenized(tokenizer, "qwen-math", "<think>\nfive</think>\\boxed{5}").prompts
     assert prompt.opening == ""
-    assert tokenizer.decode(prompt.demonstrations[0]) == "<think>\nfive</think>\\boxed{5}<|im_end|>"
-    assert "within \\boxed{}" in tokenizer.decode(prompt.ids)
+    assert tokenizer.decode(prompt.demonstrations[0].token_ids) == "<think>\nfive</think>\\boxed{5}<|im_end|>"
+    assert "within \\boxed{}" in tokenizer.decode(prompt.token_ids)
 
 
 def test_templates(tokenizer: Any) -> None:
@@ -57,14 +57,16 @@ def test_templates(tokenizer: Any) -> None:
 
 def test_eos_and_the_limit(tokenizer: Any) -> None:
     eos = tokenizer.eos_token_id
-    (prompt,), counts = tokenized(tokenizer, "chat", "5", "1 " * 200, "5<|im_end|>")
+    read = tokenized(tokenizer, "chat", "5", "1 " * 200, "5<|im_end|>")
+    (prompt,), counts = read.prompts, read.counts
     short, long, ended = prompt.demonstrations
-    assert short[-1] == eos
-    assert (len(long), long[-1] == eos) == (60, False)
+    assert short.token_ids[-1] == eos
+    assert (len(long.token_ids), long.token_ids[-1] == eos) == (60, False)
     assert ended == short  # not ended twice
-    assert prompt.truncated == (False, True, False)
-    assert (counts.demonstrations, counts.truncated, counts.dropped) == (3, 1, 0)
-    (prompt,), counts = tokenized(tokenizer, "chat", "5", "1 " * 200, long_demonstrations="drop")
+    assert [d.truncated for d in prompt.demonstrations] == [False, True, False]
+    assert (counts.problems, counts.demonstrations, counts.truncated, counts.dropped) == (1, 3, 1, 0)
+    read = tokenized(tokenizer, "chat", "5", "1 " * 200, long_demonstrations="drop")
+    (prompt,), counts = read.prompts, read.counts
     assert prompt.demonstrations == (short,)
     assert (counts.truncated, counts.dropped) == (0, 1)
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from srft.errors import SrftError
-from srft.evaluation import BENCHMARKS, Choice, choose, load_benchmark
-from srft.evaluation.benchmarks import GROUPS, to_problem
+from srft.evaluation.benchmarks import BENCHMARKS, GROUPS, Choice, choose, to_problem
 from srft.evaluation.compare import paper_tables
-from srft.evaluation.protocol import PROTOCOLS, make_protocol
-from srft.verify import GRADER_NAMES, Verifier
+from srft.evaluation.load import load_benchmark
+from srft.evaluation.protocol import PROTOCOLS, Protocol, resolve_protocol
+from srft.evaluation.settings import EvaluationSettings
+from srft.evaluation.task import choose_tasks
+from srft.verify.verifier import Verifier
 from tests.conftest import shared
 
 # A made-up row each, as (benchmark, row, what the question holds, the right option or the answer).
@@ -77,7 +80,8 @@ def test_options_are_shuffled_by_seed_and_row() -> None:
 @pytest.mark.parametrize("name", [n for n in BENCHMARKS if n not in ("gpqa-diamond", "supergpqa")])
 def test_the_published_files_load(name: str) -> None:
     file = shared(f"data/{BENCHMARKS[name].file}")
-    problems, source = load_benchmark(Choice(name), data_dir=file.parent)
+    loaded = load_benchmark(Choice(name), data_dir=file.parent)
+    problems, source = loaded.problems, loaded.source
     assert len(problems) == source.rows == BENCHMARKS[name].rows
     assert len({p.prompt for p in problems}) > 0.95 * len(problems)
     assert all(p.answer or name == "ifeval" for p in problems)
@@ -86,10 +90,8 @@ def test_the_published_files_load(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["aime24", "aime25", "amc", "math500", "minerva", "olympiadbench", "arc-c"])
 def test_ground_truths_grade_as_right(name: str) -> None:
-    if BENCHMARKS[name].grader not in GRADER_NAMES:
-        pytest.skip(f"this verifier has no grader {BENCHMARKS[name].grader}")
     file = shared(f"data/{BENCHMARKS[name].file}")
-    problems, _ = load_benchmark(Choice(name, 60), data_dir=file.parent)
+    problems = load_benchmark(Choice(name, 60), data_dir=file.parent).problems
     with Verifier(workers=1) as verifier:
         bad = verifier.self_check(problems)
     assert len(bad) <= 3, [p.answer for p in bad]
@@ -105,7 +107,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SrftError, match="row 29: the row does not have aime24's columns"):
         load_benchmark(Choice("aime24"), data_dir=tmp_path)
     file.write_text("{")
-    with pytest.raises(SrftError, match="cannot be read"):
+    with pytest.raises(SrftError, match="malformed JSON"):
         load_benchmark(Choice("aime24"), data_dir=tmp_path)
     with pytest.raises(SrftError, match=r"gpqa_diamond\.csv"):  # the hub is off in tests
         load_benchmark(Choice("gpqa-diamond"), data_dir=tmp_path)
@@ -114,6 +116,7 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 def test_benchmarks_are_chosen_by_words() -> None:
     assert choose("gsm8k:200, math500", 5) == [Choice("gsm8k", 200), Choice("math500", 5)]
     assert choose("gsm8k:200x4,math500x2", 5) == [Choice("gsm8k", 200, None, 4), Choice("math500", 5, None, 2)]
+    assert choose(["gsm8k:200x4", "math500x2"], 5) == choose("gsm8k:200x4,math500x2", 5)
     assert [c.name for c in choose("srft")] == list(GROUPS["srft"])
     assert choose("srft:arithmetic/test.jsonl:4") == [Choice("test", 4, "srft:arithmetic/test.jsonl")]
     for text, words in {"gsm9k": "Did you mean 'gsm8k'", "amc,amc": "named twice", "": "no benchmark"}.items():
@@ -121,21 +124,55 @@ def test_benchmarks_are_chosen_by_words() -> None:
             choose(text)
 
 
+def test_settings_name_benchmarks_and_sets() -> None:
+    sets = {"mine": {"path": "srft:arithmetic/test.jsonl", "limit": 3, "split": "dev", "options": {"name": "x"}}}
+    settings = EvaluationSettings.model_validate({"benchmarks": "gsm8k:7, math500", "sets": sets, "limit": 5})
+    assert settings.benchmarks == ["gsm8k:7", "math500"]
+    mine = Choice("mine", 3, "srft:arithmetic/test.jsonl", None, "dev", {"name": "x"})
+    assert choose_tasks(settings) == [Choice("gsm8k", 7), Choice("math500", 5), mine]
+    assert choose_tasks(EvaluationSettings()) == []
+    with pytest.raises(SrftError, match="Did you mean 'gsm8k'"):
+        choose_tasks(EvaluationSettings(benchmarks=["gsm9k"]))
+    with pytest.raises(SrftError, match=r"evaluation\.sets\.gsm8k: 'gsm8k' is named twice"):
+        choose_tasks(EvaluationSettings.model_validate({"benchmarks": "gsm8k", "sets": {"gsm8k": sets["mine"]}}))
+
+
+def protocol(name: str, **changes: Any) -> Protocol:
+    return resolve_protocol(EvaluationSettings.model_validate({"protocol": name, "sampling": changes}))
+
+
 def test_protocols_are_the_papers() -> None:
-    srft, psft = PROTOCOLS["srft"], PROTOCOLS["psft"]
+    srft, psft = PROTOCOLS["srft"].sampling, PROTOCOLS["psft"].sampling
     assert (srft.temperature, srft.top_p, srft.max_response_length) == (0.6, 1.0, 8192)
     assert (psft.temperature, psft.top_p, psft.max_response_length) == (0.7, 0.95, 10240)
-    samples = {name: (srft.samples_of(Choice(name)), psft.samples_of(Choice(name))) for name in BENCHMARKS}
-    assert samples["aime24"] == samples["aime25"] == samples["amc"] == (32, 32)
-    assert samples["math500"] == samples["arc-c"] == samples["gpqa-diamond"] == samples["ifeval"] == (1, 8)
-    assert samples["mmlu-pro"] == samples["supergpqa"] == samples["headqa"] == (1, 1)
-    assert psft.length_of(Choice("ifeval")) == 4096
-    assert make_protocol("psft", max_response_length=100).length_of(Choice("ifeval")) == 100
-    assert make_protocol("srft", samples=4).samples_of(Choice("aime24", samples=2)) == 2
-    assert make_protocol("srft", samples=4).samples_of(Choice("aime24")) == 4
-    for change in ({"template": "qwen"}, {"temperature": -1.0}, {"samples": 0}, {"top_p": 0.0}):
-        with pytest.raises(SrftError):
-            make_protocol("srft", **change)
+    n = {name: tuple(protocol(p).sampling_of(Choice(name)).n for p in ("srft", "psft")) for name in BENCHMARKS}
+    assert n["aime24"] == n["aime25"] == n["amc"] == (32, 32)
+    assert n["math500"] == n["arc-c"] == n["gpqa-diamond"] == n["ifeval"] == (1, 8)
+    assert n["mmlu-pro"] == n["supergpqa"] == n["headqa"] == (1, 1)
+    assert protocol("srft").sampling_of(Choice("mine", path="mine.jsonl")).n == 1
+    assert protocol("psft").sampling_of(Choice("ifeval")).max_response_length == 4096
+    assert protocol("psft", max_response_length=100).sampling_of(Choice("ifeval")).max_response_length == 100
+    assert protocol("srft", n=4).sampling_of(Choice("aime24", samples=2)).n == 2
+    assert protocol("srft", n=4).sampling_of(Choice("aime24")).n == 4
+    for change in ({"temperature": -1.0}, {"n": 0}, {"top_p": 0.0}, {"max_length": 8}):
+        with pytest.raises(ValidationError):
+            protocol("srft", **change)
+    with pytest.raises(ValidationError):
+        EvaluationSettings.model_validate({"template": "qwen"})
+
+
+def test_settings_go_before_the_callers_values_and_those_before_the_protocols() -> None:
+    settings = EvaluationSettings(protocol="psft")
+    training = resolve_protocol(settings, template="chat", max_response_length=64)
+    assert (training.template, training.sampling.max_response_length, training.sampling.temperature) == (
+        "chat",
+        64,
+        0.7,
+    )
+    asked = {"template": "none", "sampling": {"max_response_length": 32, "temperature": 0.0}, "grader": "oat"}
+    changed = resolve_protocol(settings.model_validate(asked), template="chat", max_response_length=64)
+    assert (changed.template, changed.sampling.max_response_length, changed.sampling.temperature) == ("none", 32, 0.0)
+    assert (changed.grader, changed.extract) == ("oat", "boxed")
 
 
 def test_the_papers_tables_are_whole() -> None:

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from srft import load_recipe, train
 from srft.cli import app
-from srft.data import Problem
+from srft.data.problem import Problem
 from srft.errors import SrftError
 from srft.evaluation.contamination import contamination, overlap
 from tests.conftest import shared
@@ -28,9 +27,9 @@ def test_copies_parts_and_strangers_are_told_apart() -> None:
     ]
     strange = "Once upon a time a boat with twelve sailors went to sea in the rain and wind and did not return at all"
     benchmark = [Problem(LONG), Problem(strange), Problem("What is 2 + 3?"), Problem("What is 2 + 4?")]
-    found = overlap(training, {"b": benchmark})["b"]
-    assert (found.problems, found.flagged, found.half, found.exact) == (4, 2, 2, 2)
-    assert found.worst == ((0, 1.0, "t:0"), (2, 1.0, "t:1"))
+    result = overlap(training, {"b": benchmark})["b"]
+    assert (result.problems, result.flagged, result.half, result.exact) == (4, 2, 2, 2)
+    assert result.worst == ((0, 1.0, "t:0"), (2, 1.0, "t:1"))
     part = overlap(training[2:], {"b": benchmark})["b"]
     assert (part.flagged, part.half, part.exact) == (1, 0, 0)
     assert part.worst[0][2] == "t:2"
@@ -51,8 +50,8 @@ def test_the_command_line_says_it_in_json(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"problem": LONG, "answer": "9"}) + "\n")
     arguments = ["contamination", str(file), "--benchmarks", str(file), "--json"]
-    found = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert json.loads(found.output)["train"]["exact"] == 1
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert json.loads(result.output)["train"]["exact"] == 1
     assert "word for word" in CliRunner().invoke(app, arguments[:-1], catch_exceptions=False).output
     with pytest.raises(SrftError):
         contamination(str(file), str(file), n=0)
@@ -60,20 +59,22 @@ def test_the_command_line_says_it_in_json(tmp_path: Path) -> None:
 
 def test_real_training_data_has_no_copy_of_math500() -> None:
     train = shared("data/deepscaler_train_math.json")
-    found = contamination(str(train), "math500", data_dir=train.parent)
-    assert found["math500"].exact == 0
+    result = contamination(str(train), "math500", data_dir=train.parent)
+    assert result["math500"].exact == 0
     assert (
         contamination(str(train.parent / "math500.jsonl"), "math500:20", data_dir=train.parent)["math500"].exact == 20
     )
 
 
 def test_a_training_run_says_that_it_trains_on_its_test_set(tmp_path: Path) -> None:
+    from srft import load_recipe, train
+
     same = {"evaluation.sets.test.path": "srft:arithmetic/train.jsonl", "evaluation.sets.test.limit": "3"}
     recipe = load_recipe(
         "quickstart",
         [f"{k}={v}" for k, v in same.items()]
         + ["training.steps=1", "evaluation.at_start=false", "training.device=cpu", "evaluation.sets.ood.limit=2"]
-        + ["evaluation.samples=1", "rollout.max_response_length=8", "training.prompts_per_step=2"],
+        + ["evaluation.sampling.n=1", "rollout.max_response_length=8", "training.prompts_per_step=2"],
     )
     console = Console(record=True, width=200, file=io.StringIO())
     train(recipe, tmp_path / "run", console=console)

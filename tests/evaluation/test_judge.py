@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from srft.cli import app
 from srft.errors import SrftError
-from srft.evaluation.alignment import ALIGNMENTS, judge
-from srft.evaluation.judge import Endpoint, pairwise, preference, rating
+from srft.evaluation.external.alignment import ALIGNMENTS, judge
+from srft.evaluation.external.judge import Endpoint, pairwise, preference, rating
 from tests.conftest import shared
 
 
@@ -87,7 +87,7 @@ class Judge(BaseHTTPRequestHandler):
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     pytest.importorskip("httpx", reason="asking a judge needs httpx (extra `judge`)")
     monkeypatch.setenv("JUDGE_KEY", "secret")
-    monkeypatch.setattr("srft.evaluation.judge.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("srft.evaluation.external.judge.time.sleep", lambda seconds: None)
     Judge.seen, Judge.broken = [], False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -102,26 +102,26 @@ def test_a_judged_benchmark(
 ) -> None:
     if benchmark != "alpaca-eval":  # chats longer than the embedded model's window
         monkeypatch.setattr(
-            "srft.evaluation.alignment._model", lambda *_: lambda chats, seeds: [f"a{len(c)}" for c in chats]
+            "srft.evaluation.external.alignment._model", lambda *_: lambda chats, seeds: [f"a{len(c)}" for c in chats]
         )
     data = shared(f"data/{ALIGNMENTS[benchmark].files[0]}").parent
     options: dict[str, Any] = {"data_dir": data, "out": tmp_path, "limit": 3, "max_length": 6}
-    found = judge("srft:model", benchmark, endpoint, **options)
-    assert found["questions"] == 3
-    assert found["unread"] == 0
+    result = judge("srft:model", benchmark, endpoint, **options)
+    assert result["questions"] == 3
+    assert result["unread"] == 0
     if benchmark == "mt-bench":
-        assert found["turn1"] == 6
+        assert result["turn1"] == 6
     elif benchmark == "arena-hard":
-        assert found["win_rate"] == 50  # what stands first wins, and each stands first once
-        assert found["win_rate_ci"] == (50, 50)
+        assert result["win_rate"] == 50  # what stands first wins, and each stands first once
+        assert result["win_rate_ci"] == (50, 50)
     else:
-        assert found["win_rate"] in (0, pytest.approx(100 / 3), pytest.approx(200 / 3), 100)
+        assert result["win_rate"] in (0, pytest.approx(100 / 3), pytest.approx(200 / 3), 100)
         assert len(json.loads((tmp_path / "alpaca-eval.outputs.json").read_text())) == 3
     assert {r["path"] for r in Judge.seen} == {"/v1/chat/completions"}
     assert {r["key"] for r in Judge.seen} == {"Bearer secret"}
     assert "secret" not in "".join(file.read_text() for file in tmp_path.iterdir())
     asked = len(Judge.seen)
-    assert judge("srft:model", benchmark, endpoint, **options) == found
+    assert judge("srft:model", benchmark, endpoint, **options) == result
     assert len(Judge.seen) == asked  # all that was judged is kept
     with pytest.raises(SrftError, match=r"--out"):
         judge("srft:model", benchmark, endpoint, **{**options, "max_length": 7})
@@ -142,11 +142,11 @@ def test_a_judge_that_refuses_is_told(tmp_path: Path, endpoint: Endpoint) -> Non
 
 def test_the_command_line_asks_the_judge(tmp_path: Path, endpoint: Endpoint) -> None:
     data = shared("data/alpaca_eval2_baseline_gpt4_1106.json").parent
-    found = CliRunner().invoke(
+    result = CliRunner().invoke(
         app,
         ["judge", "srft:model", "--benchmark", "alpaca-eval", "--judge-url", endpoint.url, "--judge-model", "j",
          "--data-dir", str(data), "--out", str(tmp_path), "--limit", "2", "--max-length", "4", "--key-variable", "NONE"],
         catch_exceptions=False,
     )  # fmt: skip
-    assert "alpaca-eval, 2 questions: win_rate" in found.output
+    assert "alpaca-eval, 2 questions: win_rate" in result.output
     assert {r["key"] for r in Judge.seen} == {None}

@@ -1,4 +1,4 @@
-"""Our scores beside lm-eval's own on the same responses, and the alignment tax through it."""
+"""Our scores against lm-eval's own on the same responses, and the alignment tax through it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from srft.cli import app
+from srft.data.problem import Problem
 from srft.errors import SrftError
-from srft.evaluation import Choice, ifeval, load_benchmark
-from srft.evaluation.tax import TAXES, alignment_tax, run_tasks
-from srft.verify import Verifier
+from srft.evaluation import ifeval
+from srft.evaluation.benchmarks import Choice
+from srft.evaluation.external.tax import TAXES, alignment_tax, run_tasks
+from srft.evaluation.load import load_benchmark
+from srft.verify.verifier import Verdict, Verifier
 from tests.conftest import shared
 
 
@@ -37,14 +40,15 @@ def test_ifeval_is_lm_evals_own() -> None:
         "key": 1, "prompt": "p", "instruction_id_list": ["punctuation:no_comma", "detectable_format:title"],
         "kwargs": [{"num_words": None}, {}],
     }  # fmt: skip
-    both = ifeval.score(row, "<<A title>>\nno commas here")
-    assert (both["score"], both["strict"], both["instructions_loose"]) == (1.0, True, [True, True])
-    one = ifeval.score(row, "<<A title>>\none, comma\n<<A title>>\nand, more\nof, them")
-    assert (one["score"], one["instructions_loose"]) == (0.0, [False, True])
-    loose = ifeval.score(row, "Sure, here it is:\n<<A title>>\nno commas here")
-    assert (loose["score"], loose["strict"]) == (1.0, False)
-    assert ifeval.score(row, "<think>\nwell, so</think>\n<<A title>>")["strict"]
-    assert ifeval.score(row, "<think>\nnever ends")["score"] == 0
+    both = ifeval.grade_one(row, "<<A title>>\nno commas here")
+    assert (both.reward, both.verdict, both.details["strict"]) == (1.0, Verdict.RIGHT, True)
+    assert both.details["instructions_loose"] == [True, True]
+    one = ifeval.grade_one(row, "<<A title>>\none, comma\n<<A title>>\nand, more\nof, them")
+    assert (one.reward, one.details["instructions_loose"]) == (0.0, [False, True])
+    loose = ifeval.grade_one(row, "Sure, here it is:\n<<A title>>\nno commas here")
+    assert (loose.reward, loose.details["strict"]) == (1.0, False)
+    assert ifeval.grade_one(row, "<think>\nwell, so</think>\n<<A title>>").details["strict"]
+    assert ifeval.grade([(Problem("p", metadata=row), "<think>\nnever ends")])[0].reward == 0
 
 
 def test_gsm8k_is_scored_as_lm_eval_scores_it() -> None:
@@ -52,7 +56,7 @@ def test_gsm8k_is_scored_as_lm_eval_scores_it() -> None:
     from lm_eval.api.model import LM
 
     file = shared("data/gsm8k_test.jsonl")
-    problems, _ = load_benchmark(Choice("gsm8k", 40), data_dir=file.parent)
+    problems = load_benchmark(Choice("gsm8k", 40), data_dir=file.parent).problems
     texts = [f"Let me see.\nThe answer is \\boxed{{{_disturbed(p.answer, i)}}}." for i, p in enumerate(problems)]
 
     class Canned(LM):
@@ -80,13 +84,13 @@ def _disturbed(answer: str, i: int) -> str:
 def test_alignment_tax_of_the_embedded_model(tmp_path: Path) -> None:
     needs_lm_eval()
     data = shared("data/mmlu.zip").parent
-    found = CliRunner().invoke(
+    result = CliRunner().invoke(
         app,
         ["alignment-tax", "srft:model", "--tasks", "truthfulqa", "--limit", "4", "--data-dir", str(data),
          "--out", str(tmp_path)],
         catch_exceptions=False,
     )  # fmt: skip
-    assert "truthfulqa_mc1" in found.output
+    assert "truthfulqa_mc1" in result.output
     result = json.loads((tmp_path / "alignment-tax.json").read_text())
     assert result["tasks"]["truthfulqa"]["documents"] == 4
     assert result["lm_eval"]
@@ -99,9 +103,9 @@ def test_local_files_have_lm_evals_columns_and_counts() -> None:
         tax = TAXES[name]
         assert tax.file
         assert tax.rows
-        found = tax.rows(data / tax.file)
-        assert len(found) == tasks
-        tested = [row for splits in found.values() for row in splits.get("test", splits.get("validation", ()))]
+        result = tax.rows(data / tax.file)
+        assert len(result) == tasks
+        tested = [row for splits in result.values() for row in splits.get("test", splits.get("validation", ()))]
         assert len(tested) == documents
     assert _subject(TAXES["mmlu"].rows, data / "mmlu.zip")["answer"] in range(4)  # type: ignore[arg-type]
 

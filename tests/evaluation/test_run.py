@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,27 +14,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from srft.cli import app
-from srft.data import Problem
+from srft.data.files import write_rows
+from srft.data.problem import Problem
 from srft.errors import SrftError
-from srft.evaluation import Options, evaluate
 from srft.evaluation.records import RecordFile
-from srft.verify import Verifier
+from srft.evaluation.run import evaluate as run
+from srft.evaluation.settings import EvaluationRecipe
+from srft.verify.verifier import Verifier
 from tests.conftest import shared
 
 TEST, OOD = "srft:arithmetic/test.jsonl", "srft:arithmetic/ood.jsonl"
-SETTINGS = ["--template", "chat", "--max-length", "64", "--temperature", "1", "--samples", "4", "--max-batch", "8"]
+SAMPLING = {"max_response_length": 64, "temperature": 1.0, "n": 4}
+SETTINGS = ["template=chat", *(f"sampling.{k}={v}" for k, v in SAMPLING.items()), "max_batch=8"]
 
 
-def options(out: Path, benchmarks: str = f"{TEST}:6", **more: Any) -> Options:
-    defaults = {"template": "chat", "max_length": 64, "temperature": 1.0, "samples": 4, "max_batch": 8}
-    return Options("srft:model", benchmarks, out=out, **{**defaults, **more})
+def evaluate(
+    out: Path, benchmarks: str = f"{TEST}:6", against: str = "", sampling: Any = None, **more: Any
+) -> dict[str, Any]:
+    values = {
+        "benchmarks": benchmarks,
+        "template": "chat",
+        "sampling": {**SAMPLING, **(sampling or {})},
+        "max_batch": 8,
+        **more,
+    }
+    recipe = EvaluationRecipe.model_validate({"model": {"path": "srft:model"}, **values})
+    return run(recipe, out=out, against=against)
 
 
 def eval_command(out: Path, benchmarks: str) -> list[str]:
-    return ["-m", "srft", "eval", "srft:model", "--benchmarks", benchmarks, *SETTINGS, "--out", str(out)]
+    return ["-m", "srft", "eval", "srft:model", *SETTINGS, "--benchmarks", benchmarks, "--out", str(out)]
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -49,31 +63,33 @@ def sampled(file: Path) -> list[dict[str, Any]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation that nothing disturbed."""
     out = tmp_path_factory.mktemp("eval") / "whole"
-    evaluate(options(out, f"{TEST}:40,{OOD}:6"))
+    evaluate(out, f"{TEST}:40,{OOD}:6")
     return out
 
 
 def test_the_command_line_reports(tmp_path: Path) -> None:
     runner, out = CliRunner(), tmp_path / "e"
-    found = runner.invoke(
+    result = runner.invoke(
         app,
-        ["eval", "srft:model", "--benchmarks", f"{TEST}:4", *SETTINGS, "--out", str(out), "--against", "srft-table2",
+        ["eval", "srft:model", *SETTINGS, "--benchmarks", f"{TEST}:4", "--out", str(out), "--against", "srft-table2",
          "--training-data", TEST],
         catch_exceptions=False,
     )  # fmt: skip
     for words in ("avg@n", "maj@n", "RBF", "the first 4 of 200 problems", "nothing in common", "share 13-grams"):
-        assert words in found.output
+        assert words in result.output
     results = json.loads((out / "results.json").read_text())
     scores = results["benchmarks"]["test"]
     assert (scores["problems"], scores["samples"], scores["contamination"]["exact"]) == (4, 4, 4)
     assert {"avg", "avg_ci", "pass@1", "pass@2", "pass@4", "maj@4", "entropy", "rbf", "perplexity"} <= set(scores)
     assert len(rows(out / "test.jsonl")) == 16
-    assert {"prompt", "response", "answer", "gold", "score", "verdict"} <= set(rows(out / "test.jsonl")[0])
+    assert {"prompt", "response", "answer", "gold", "reward", "truncated", "verdict"} <= set(
+        rows(out / "test.jsonl")[0]
+    )
     table = list(csv.DictReader((out / "results.csv").open()))
     assert float(table[0]["avg"]) == scores["avg"]
     assert "| test | 4 | 4 |" in (out / "results.md").read_text()
     assert "srft" in results["versions"]
-    again = runner.invoke(app, ["eval", "srft:model", "--benchmarks", f"{TEST}:4", *SETTINGS, "--out", str(out)])
+    again = runner.invoke(app, ["eval", "srft:model", *SETTINGS, "--benchmarks", f"{TEST}:4", "--out", str(out)])
     assert "of 4 problems," not in again.output  # all is there: nothing is sampled
     assert json.loads((out / "results.json").read_text())["benchmarks"]["test"]["avg"] == scores["avg"]
 
@@ -98,7 +114,7 @@ def test_killed_it_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
     marked = "".join(json.dumps({**r, "mark": 1}) + "\n" for group in before.values() for r in group)
     file.write_text(marked + '{"problem": 39, "sample": 0, "sco')
 
-    results = evaluate(options(out, benchmarks))
+    results = evaluate(out, benchmarks)
     after = rows(file)
     assert [(r["problem"], r["sample"]) for r in after] == [(p, s) for p in range(40) for s in range(4)]
     assert {r["problem"] for r in after if "mark" in r} == set(before)  # not one of them was sampled again
@@ -115,14 +131,16 @@ def test_killed_it_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
 
 def test_two_processes_draw_what_one_does(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    # Not `accelerate launch --cpu --num_processes 2`: without MPI that is one process.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [sys.executable, *launch, *eval_command(out, f"{TEST}:40,{OOD}:6")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in finished.iterdir())
-    ours, theirs = (json.loads((f / "results.json").read_text())["benchmarks"] for f in (out, finished))
+    two, one = (json.loads((f / "results.json").read_text()) for f in (out, finished))
+    assert (two["processes"], one["processes"]) == (2, 1)
+    ours, theirs = two["benchmarks"], one["benchmarks"]
     for name in ("test", "ood"):
         assert sampled(out / f"{name}.jsonl") == sampled(finished / f"{name}.jsonl")
         for key, value in theirs[name].items():
@@ -132,15 +150,19 @@ def test_two_processes_draw_what_one_does(finished: Path, tmp_path: Path) -> Non
 
 def test_another_setting_does_not_mix_in(finished: Path) -> None:
     benchmarks = f"{TEST}:40,{OOD}:6"
-    for change, words in (({"temperature": 0.5}, "protocol"), ({"seed": 1}, "seed"), ({"samples": 2}, "protocol")):
+    for change, words in (
+        ({"sampling": {"temperature": 0.5}}, "protocol"),
+        ({"seed": 1}, "seed"),
+        ({"sampling": {"n": 2}}, "protocol"),
+    ):
         with pytest.raises(SrftError, match=words):
-            evaluate(options(finished, benchmarks, **change))
+            evaluate(finished, benchmarks, **change)
     with pytest.raises(SrftError, match="test with problems 40, not 39"):
-        evaluate(options(finished, f"{TEST}:39"))
+        evaluate(finished, f"{TEST}:39")
 
 
 def test_against_another_evaluation(finished: Path, tmp_path: Path) -> None:
-    results = evaluate(options(tmp_path / "small", f"{TEST}:6", max_length=48, against=str(finished)))
+    results = evaluate(tmp_path / "small", f"{TEST}:6", str(finished), {"max_response_length": 48})
     cell = results["against"][0]["rows"]["srft:model"]["test"]
     assert cell["problems"] == 6
     assert cell["difference_ci"][0] <= cell["difference"] <= cell["difference_ci"][1]
@@ -151,28 +173,42 @@ def test_against_another_evaluation(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"max_length": 100_000}, "--max-length"),
+        ({"sampling": {"max_response_length": 100_000}}, r"sampling\.max_response_length"),
         ({"against": "srft-table9"}, "Did you mean 'srft-table"),
         ({"against": "srft-table2:SRTF"}, "Did you mean 'SRFT'"),
-        ({"precision": "fp8"}, "--precision"),
-        ({"protocol": "srtf"}, "Did you mean 'srft'"),
-        ({"engine": "vlm"}, "rollout.engine"),
         ({"benchmarks": "nothing.jsonl"}, "no such file"),
+        ({"benchmarks": "gsm9k"}, "Did you mean 'gsm8k'"),
+        ({"benchmarks": ""}, "no benchmark named"),
     ],
 )
-def test_bad_options_are_told_before_the_model_is_loaded(
+def test_bad_settings_are_told_before_the_model_is_loaded(
     tmp_path: Path, change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("srft.evaluation.run.load_model", lambda *a, **k: pytest.fail("loaded the model"))
     with pytest.raises(SrftError, match=words):
-        evaluate(options(tmp_path / "e", **{"benchmarks": f"{TEST}:2", **change}))
+        evaluate(tmp_path / "e", **{"benchmarks": f"{TEST}:2", **change})
+
+
+@pytest.mark.parametrize("change", [{"precision": "fp8"}, {"protocol": "srtf"}, {"engine": "vlm"}, {"samples": 4}])
+def test_settings_of_no_known_value_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        evaluate(tmp_path / "e", **change)
+
+
+def test_folders_of_an_earlier_version_are_refused(finished: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(finished, tmp_path / "old")
+    renamed = [{"score" if k == "reward" else k: v for k, v in row.items()} for row in rows(old / "test.jsonl")]
+    write_rows(old / "test.jsonl", renamed)
+    with pytest.raises(SrftError, match="columns of an earlier version"):
+        evaluate(old, f"{TEST}:40,{OOD}:6")
+    with pytest.raises(SrftError, match="columns of an earlier version"):
+        evaluate(tmp_path / "new", f"{TEST}:2", str(old))
 
 
 def test_real_benchmarks_run_against_the_papers(tmp_path: Path) -> None:
     data = shared("data/math500.jsonl").parent
-    results = evaluate(
-        options(tmp_path, "math500:2,gsm8k:2", data_dir=data, max_length=8, samples=1, against="srft-table2:SRFT")
-    )
+    sampling = {"max_response_length": 8, "n": 1}
+    results = evaluate(tmp_path, "math500:2,gsm8k:2", "srft-table2:SRFT", sampling, data_dir=str(data))
     assert results["against"][0]["rows"]["SRFT"]["math500"]["score"] == 89.8
     assert results["benchmarks"]["gsm8k"]["source"]["rows"] == 1319
 
@@ -190,7 +226,7 @@ def test_recorded_responses_score_as_they_were_scored() -> None:
 
 def test_vllm_answers_too(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vLLM is not installed: docs/recipes.md, Engines")
-    results = evaluate(options(tmp_path / "e", f"{TEST}:4", engine="vllm"))
+    results = evaluate(tmp_path / "e", f"{TEST}:4", engine="vllm")
     assert results["settings"]["engine"] == "vllm"
     assert len(rows(tmp_path / "e" / "test.jsonl")) == 16
     assert results["benchmarks"]["test"]["entropy"] > 0

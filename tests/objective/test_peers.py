@@ -145,7 +145,7 @@ def test_dapo_is_verls(verl, ours: str, theirs: str, dual: float, buffer: float)
     options = {"dual_clip": dual, "overlong_buffer": buffer, "aggregation": ours}
     check(model, float(loss.detach()), options, "dapo")
     get_method("dapo")(replace(micro_batch(policy(), STEP, ROWS), record=record), **options)
-    share = float(record["clip_fraction"][0]) / record["clip_fraction"][1]
+    share = float(record["clip_ratio/region_mean"][0]) / record["clip_ratio/region_mean"][1]
     lower = metrics["actor/pg_clipfrac_lower"]
     assert share == pytest.approx(metrics["actor/pg_clipfrac"] + lower, abs=1e-6)
     assert (lower > 0) == (dual < 10)

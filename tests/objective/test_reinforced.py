@@ -183,7 +183,7 @@ def test_clip_fraction_is_a_count(seed: int, high: float, dual: float) -> None:
             r = n.ratio(i, k).item()
             out.append((a[i] > 0 and r > 1 + high) or (a[i] < 0 and (r < 0.8 or r > dual)))
     assert t.record is not None
-    total, count = t.record["clip_fraction"]
+    total, count = t.record["clip_ratio/region_mean"]
     assert (float(total), count) == (sum(out), len(out))
 
 

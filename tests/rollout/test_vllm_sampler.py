@@ -9,39 +9,40 @@ import pytest
 import torch
 
 from srft import load_recipe, train
-from srft.data import resolve_path
-from srft.policy import Pair, Policy, load_model, load_tokenizer, pad
-from srft.rollout import make_sampler
+from srft.policy.forward import Policy
+from srft.policy.load import LoraSettings, ModelSettings, load_model, load_tokenizer
+from srft.policy.micro_batch import ModelInput, pad
+from srft.rollout.engine import SamplerSettings, make_sampler
+from srft.rollout.sampler import SampleRequest, SamplingParams
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed; see docs/recipes.md for its environment"
-)
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed; see docs/recipes.md for its environment",
+    ),
+]
 
 
-LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "target_modules": "all-linear"}
-
-
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_vllm_follows_the_policy(lora: dict | None) -> None:
-    model, tokenizer = load_model("srft:model", lora=lora), load_tokenizer("srft:model")
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8)], ids=["full", "lora"])
+def test_vllm_follows_the_policy(lora: LoraSettings | None) -> None:
+    settings = ModelSettings(path="srft:model", lora=lora)
+    model, tokenizer = load_model(settings), load_tokenizer(settings)
     policy = Policy(model)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Start with 3, add 4. What is the result?"}],
         tokenize=True, add_generation_prompt=True, return_dict=False,
     )  # fmt: skip
-    sampler = make_sampler(
-        "vllm", model, path=resolve_path("srft:model"), pad_token_id=0, stop_token_ids={tokenizer.eos_token_id},
-        max_model_len=256,
-    )  # fmt: skip
+    sampler = make_sampler(SamplerSettings(engine="vllm"), policy, settings, tokenizer, max_model_len=256)
 
-    def gap(**options: float) -> tuple[float, list[list[int]]]:
-        (group,) = sampler.sample([ids], n=8, seeds=[5], max_new_tokens=64, **options)
-        policy.temperature = options.get("temperature") or 1.0
-        pairs = [Pair(ids, s.token_ids, i) for i, s in enumerate(group)]
+    def gap(temperature: float = 1.0) -> tuple[float, list[list[int]]]:
+        params = SamplingParams(n=8, max_response_length=64, temperature=temperature)
+        (group,) = sampler.sample([SampleRequest(ids, 5)], params)
+        inputs = [ModelInput(ids, s.token_ids, row, temperature or 1.0, s.logprobs) for row, s in enumerate(group)]
+        batch = pad(inputs, 0)
         with torch.no_grad():
-            logp, _, _ = policy(pad(pairs, 0))
-        theirs = torch.tensor([x for s in group for x in s.logprobs])
-        return float((logp - theirs).abs().max()), [s.token_ids for s in group]
+            logp = policy(batch).logp
+        return float((logp - batch.sampler_logprobs).abs().max()), [s.token_ids for s in group]
 
     before, first = gap()
     assert before < 0.02
@@ -51,16 +52,18 @@ def test_vllm_follows_the_policy(lora: dict | None) -> None:
     greedy, copies = gap(temperature=0.0)
     assert greedy < 0.02
     assert copies == [copies[0]] * 8
-    many = sampler.sample([ids] * 150, n=2, seeds=range(150), max_new_tokens=4)  # more than one step reads
+    requests = [SampleRequest(ids, seed) for seed in range(150)]  # more than one step reads
+    many = sampler.sample(requests, SamplingParams(n=2, max_response_length=4))
     assert [len(group) for group in many] == [2] * 150
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
             parameter.copy_(parameter * 1.05 + (0.01 if lora else 0.0))
     state = {name: value.clone() for name, value in model.state_dict().items()}
     assert gap()[0] > 0.02  # the engine still has the old weights
-    sampler.update_weights()
+    policy.sync(sampler)
     assert gap()[0] < 0.02
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    sampler.close()
 
 
 def test_each_stage_has_an_engine_and_gives_it_back(tmp_path: Path) -> None:

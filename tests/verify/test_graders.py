@@ -8,7 +8,7 @@ import pytest
 
 from srft.data import Problem
 from srft.errors import SrftError
-from srft.recipe import load_recipe
+from srft.recipe.load import load_recipe
 from srft.verify import Verdict, Verifier
 
 

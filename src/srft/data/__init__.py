@@ -3,9 +3,9 @@
 from srft.data.load import load_problems, resolve_path
 from srft.data.problem import Problem
 from srft.data.template import TEMPLATES, Template, after_opening, render
-from srft.data.tokenize import Counts, Prompt, check_tokenizer, tokenize_problems
+from srft.data.tokenize import Counts, Demonstration, Prompt, TokenizedProblems, check_tokenizer, tokenize_problems
 
 __all__ = [
-    "TEMPLATES", "Counts", "Problem", "Prompt", "Template", "after_opening", "check_tokenizer", "load_problems",
-    "render", "resolve_path", "tokenize_problems",
+    "TEMPLATES", "Counts", "Demonstration", "Problem", "Prompt", "Template", "TokenizedProblems", "after_opening",
+    "check_tokenizer", "load_problems", "render", "resolve_path", "tokenize_problems",
 ]  # fmt: skip

@@ -50,9 +50,14 @@ def read_jsonl(path: Path, name: str = "", errors: str = "strict") -> Iterator[t
     Raises:
         SrftError: the file cannot be read; a line is not JSON.
     """
-    for number, line in enumerate(read_text(path, name, errors).split("\n"), 1):
+    yield from parse_jsonl(read_text(path, name, errors), name or str(path))
+
+
+def parse_jsonl(text: str, name: str) -> Iterator[tuple[str, Any]]:
+    """`read_jsonl` of a text; `name` is what errors call its file."""
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            where = f"{name or path}:{number}"
+            where = f"{name}:{number}"
             yield where, parse_json(line, where)
 
 

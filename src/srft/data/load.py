@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from srft.data.files import parse_json, parse_jsonl, read_text
 from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 
@@ -73,23 +74,11 @@ def _file(path: Path, name: str) -> Iterator[tuple[str, Any]]:
             raise SrftError(f"not a Parquet file: {error}", where=name, fix="Write it anew.") from None
         yield from ((f"{name}, row {i}", row) for i, row in enumerate(table.to_pylist()))
         return
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SrftError(f"not UTF-8: {error}", where=name, fix="Save it as UTF-8.") from None
+    text = read_text(path, name)
     if path.suffix == ".json" and text.lstrip().startswith("["):
-        yield from ((f"{name}, row {i}", row) for i, row in enumerate(_json(text, name)))
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield f"{name}:{number}", _json(line, f"{name}:{number}")
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SrftError(f"malformed JSON: {error}", where=where, fix="Mend or remove that line.") from None
+        yield from ((f"{name}, row {i}", row) for i, row in enumerate(parse_json(text, name)))
+    else:
+        yield from parse_jsonl(text, name)
 
 
 def _hub(path: str, split: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -137,7 +126,8 @@ def _reasoning_gym(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str,
 
 def _problem(row: Any, where: str) -> Problem:
     if not isinstance(row, Mapping):
-        raise SrftError(f"a row is an object of columns, found {type(row).__name__}", where=where, fix="Mend that row.")
+        what = f"a row is an object of columns, found {type(row).__name__}"
+        raise SrftError(what, where=where, fix="Correct that row.")
     prompt, demonstrations = _prompt_and_demonstrations(row, where)
     answer = _answer(row, where)
     if answer is None and "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"]:
@@ -177,15 +167,15 @@ def _prompt_and_demonstrations(row: Row, where: str) -> tuple[str | tuple[Mappin
         )
     prompt = row[column]
     given = _text(prompt, column, where) if isinstance(prompt, str) else _messages(prompt, column, where)
-    found = next((key for key in DEMONSTRATIONS if row.get(key) is not None), None)
-    if found is None:
+    held = next((key for key in DEMONSTRATIONS if row.get(key) is not None), None)
+    if held is None:
         return given, []
-    value = row[found]
+    value = row[held]
     if isinstance(value, str):
-        return given, [_text(value, found, where)]
-    if found == "demonstrations" or (found == "solution" and isinstance(value, list)):
-        return given, [_text(v, found, where) for v in _list(value, found, where)]
-    return given, [m["content"] for m in _messages(value, found, where) if m["role"] == "assistant"]
+        return given, [_text(value, held, where)]
+    if held == "demonstrations" or (held == "solution" and isinstance(value, list)):
+        return given, [_text(v, held, where) for v in _list(value, held, where)]
+    return given, [m["content"] for m in _messages(value, held, where) if m["role"] == "assistant"]
 
 
 def _answer(row: Row, where: str) -> str | None:
@@ -224,15 +214,15 @@ def _messages(value: Any, column: str, where: str) -> tuple[Mapping[str, str], .
 def _list(value: Any, column: str, where: str) -> Sequence[Any]:
     items = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(items, list | tuple) or not items:
-        found = "an empty list" if items in ([], ()) else f"{type(value).__name__} {str(value)[:60]!r}"
-        raise SrftError(f"column '{column}' is {found}", where=where, fix="Give text, or a list that is not empty.")
+        what = "an empty list" if items in ([], ()) else f"{type(value).__name__} {str(value)[:60]!r}"
+        raise SrftError(f"column '{column}' is {what}", where=where, fix="Give text, or a list that is not empty.")
     return items
 
 
 def _text(value: Any, column: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        found = "empty" if value in ("", None) or isinstance(value, str) else f"{type(value).__name__} {value!r}"
-        raise SrftError(f"column '{column}' is {found}", where=where, fix="Give it some text, or remove the row.")
+        what = "empty" if value in ("", None) or isinstance(value, str) else f"{type(value).__name__} {value!r}"
+        raise SrftError(f"column '{column}' is {what}", where=where, fix="Give it some text, or remove the row.")
     return value
 
 

@@ -12,20 +12,33 @@ from srft.errors import SrftError
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """An expert's response as tokens.
+
+    Args:
+        token_ids: token ids, ending in EOS unless `truncated`, e.g. (8, 2).
+        truncated: cut at the length limit.
+    """
+
+    token_ids: tuple[int, ...]
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A tokenised problem.
 
     Args:
-        ids: the prompt's tokens.
+        problem: what it was made of.
+        token_ids: the prompt's token ids, e.g. (5, 17, 3).
         opening: the `<think>` that the prompt ends in, which the grader must see before the response.
-        demonstrations: tokens of each, ending in EOS unless `truncated`.
+        demonstrations: the expert's responses, within the length limit.
     """
 
     problem: Problem
-    ids: tuple[int, ...]
-    opening: str
-    demonstrations: tuple[tuple[int, ...], ...]
-    truncated: tuple[bool, ...]
+    token_ids: tuple[int, ...]
+    opening: str = ""
+    demonstrations: tuple[Demonstration, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,14 @@ class Counts:
     demonstrations: int
     truncated: int
     dropped: int
+
+
+@dataclass(frozen=True)
+class TokenizedProblems:
+    """Prompts in the order of their problems, with counts of what was cut."""
+
+    prompts: list[Prompt]
+    counts: Counts
 
 
 def check_tokenizer(tokenizer: Any, where: str) -> None:
@@ -56,7 +77,7 @@ def tokenize_problems(
     max_prompt_length: int,
     max_response_length: int,
     long_demonstrations: Literal["truncate", "drop"] = "truncate",
-) -> tuple[list[Prompt], Counts]:
+) -> TokenizedProblems:
     """Tokenise, in tokens of at most `max_prompt_length` and `max_response_length`.
 
     Raises:
@@ -73,7 +94,7 @@ def tokenize_problems(
         if len(ids) > max_prompt_length:
             long.append((problem.where, len(ids)))
             continue
-        demonstrations, cuts = [], []
+        demonstrations = []
         for demonstration in problem.demonstrations:
             tokens = tokenizer(after_opening(demonstration, opening), add_special_tokens=False)["input_ids"]
             if not tokens or tokens[-1] != tokenizer.eos_token_id:
@@ -83,9 +104,8 @@ def tokenize_problems(
                 dropped += 1
                 continue
             truncated += over
-            demonstrations.append(tuple(tokens[:max_response_length]))
-            cuts.append(over)
-        prompts.append(Prompt(problem, tuple(ids), opening, tuple(demonstrations), tuple(cuts)))
+            demonstrations.append(Demonstration(tuple(tokens[:max_response_length]), over))
+        prompts.append(Prompt(problem, tuple(ids), opening, tuple(demonstrations)))
     if long:
         where, length = max(long, key=lambda item: item[1])
         raise SrftError(
@@ -94,4 +114,4 @@ def tokenize_problems(
             fix=f"Raise data.max_prompt_length to {length}, or remove those rows.",
         )
     read = sum(len(p.demonstrations) for p in problems)
-    return prompts, Counts(len(problems), read, truncated, dropped)
+    return TokenizedProblems(prompts, Counts(len(problems), read, truncated, dropped))

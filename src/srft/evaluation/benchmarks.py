@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from srft.data import Problem
+from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation import rows as read
-from srft.evaluation.rows import Row
+from srft.evaluation.rows import Question, Row
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Benchmark:
         revision: the commit that is read; None where none is pinned, then the result says which one was.
         file: its name in `--data-dir`, as its authors or well-known repositories publish it.
         rows: problems it has; anything else is an error.
-        adapt: a row as (question, options, answer): options and the index of the right one, or no options and the
-            answer's text.
+        adapt: a row as a question.
         prepare: file or hub rows before they are adapted: flattened, or without those that do not count.
         grader: the verifier's grader, or "ifeval".
         samples: by protocol; 1 where a protocol is left out.
@@ -35,7 +34,7 @@ class Benchmark:
     hub: str
     file: str
     rows: int
-    adapt: Callable[[Row], tuple[str, Sequence[str], Any]]
+    adapt: Callable[[Row], Question]
     config: str | None = None
     split: str = "test"
     revision: str | None = None
@@ -118,29 +117,37 @@ class Choice:
     Args:
         name: of the benchmark; for a file its stem.
         limit: only the first so many problems.
-        samples: of each problem; None leaves it to the protocol.
         path: the file, or whatever else `load_problems` reads.
+        samples: of each problem; None leaves it to the protocol.
+        split, options: of what `path` names, as `load_problems` takes them.
     """
 
     name: str
     limit: int | None = None
     path: str | None = None
     samples: int | None = None
+    split: str = "test"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def benchmark(self) -> Benchmark | None:
+        """The table's entry; None for a file."""
         return None if self.path else BENCHMARKS[self.name]
 
 
-def choose(text: str, limit: int | None = None) -> list[Choice]:
-    """What `gsm8k:200x4,math500,mine.jsonl` asks for: 200 problems with 4 samples each, then whole ones. `srft` and
-    `psft` are the papers' own lists. `limit` is for names without one of their own.
+def choose(names: str | Sequence[str], limit: int | None = None) -> list[Choice]:
+    """What `gsm8k:200x4`, `math500` and `mine.jsonl` ask for: 200 problems with 4 samples each, then whole ones. `srft`
+    and `psft` are the papers' own lists.
+
+    Args:
+        names: a string has commas between them.
+        limit: of problems, for names without one of their own.
 
     Raises:
         SrftError: an unknown benchmark, or one named twice.
     """
-    found: dict[str, Choice] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    choices: dict[str, Choice] = {}
+    for part in filter(None, (p.strip() for p in (names.split(",") if isinstance(names, str) else names))):
         match = re.fullmatch(r"(.+?)(?::([1-9]\d*))?(?:x([1-9]\d*))?", part)
         assert match is not None
         word, number = match[1], int(match[2]) if match[2] else limit
@@ -156,12 +163,12 @@ def choose(text: str, limit: int | None = None) -> list[Choice]:
                 f"unknown benchmark '{word}'", where="--benchmarks", fix=did_you_mean(word, [*BENCHMARKS, *GROUPS])
             )
         for choice in chosen:
-            if choice.name in found:
+            if choice.name in choices:
                 raise SrftError(f"'{choice.name}' is named twice", where="--benchmarks", fix="Name it once.")
-            found[choice.name] = choice
-    if not found:
+            choices[choice.name] = choice
+    if not choices:
         raise SrftError("no benchmark named", where="--benchmarks", fix=f"Known: {', '.join([*BENCHMARKS, *GROUPS])}.")
-    return list(found.values())
+    return list(choices.values())
 
 
 def to_problem(name: str, row: Row, index: int, where: str, seed: int) -> Problem:
@@ -172,7 +179,7 @@ def to_problem(name: str, row: Row, index: int, where: str, seed: int) -> Proble
     """
     benchmark = BENCHMARKS[name]
     try:
-        question, options, answer = benchmark.adapt(row)
+        question = benchmark.adapt(row)
     except (KeyError, ValueError, TypeError, IndexError, StopIteration) as error:
         raise SrftError(
             f"the row does not have {name}'s columns: {type(error).__name__} {error}",
@@ -180,7 +187,8 @@ def to_problem(name: str, row: Row, index: int, where: str, seed: int) -> Proble
             fix=f"Use the file as its authors publish it (hub: {benchmark.hub}).",
         ) from None
     metadata: Mapping[str, Any] = dict(row) if benchmark.grader == "ifeval" else {}
-    if options:
-        question, answer, order = read.ask(question, options, answer, (seed, name, index))
-        metadata = {"options": [options[i] for i in order]}
-    return Problem(question, str(answer).strip(), source=name, grader=benchmark.grader, metadata=metadata, where=where)
+    text, answer = question.text, question.answer
+    if question.options:
+        asked = read.ask(question, seed, name, index)
+        text, answer, metadata = asked.text, asked.letter, {"options": asked.options}
+    return Problem(text, answer.strip(), source=name, grader=benchmark.grader, metadata=metadata, where=where)

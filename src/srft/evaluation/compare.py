@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
+from srft.data.files import parse_json, read_text
 from srft.errors import SrftError, did_you_mean
-from srft.evaluation.metrics import bootstrap
+from srft.evaluation.estimators import bootstrap
+from srft.evaluation.records import read_records
 
 
 @cache
@@ -21,13 +23,13 @@ def paper_tables() -> Mapping[str, Mapping[str, Any]]:
     return yaml.safe_load((resources.files("srft") / "evaluation" / "papers.yaml").read_text(encoding="utf-8"))
 
 
-def check_against(names: str) -> list[str]:
-    """`srft-table2,runs/eval-base` as a list, each one a table of a paper or a folder with results.
+def check_against(names: str | Sequence[str]) -> list[str]:
+    """The names as a list (a string has commas between them), each one a table of a paper or a folder with results.
 
     Raises:
         SrftError: one is neither.
     """
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
     for name in chosen:
         table, _, row = name.partition(":")
         if table in paper_tables():
@@ -67,7 +69,8 @@ def _paper(table: str, row: str, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other(other: Path, results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    theirs = json.loads((other / "results.json").read_text())
+    file = other / "results.json"
+    theirs = parse_json(read_text(file), str(file))
     cells = {}
     for benchmark, ours in results["benchmarks"].items():
         if benchmark not in theirs["benchmarks"]:
@@ -93,9 +96,8 @@ def _other(other: Path, results: Mapping[str, Any], folder: Path) -> dict[str, A
 
 
 def _means(folder: Path, benchmark: str) -> dict[int, float]:
-    scores: dict[int, list[float]] = {}
-    with (folder / f"{benchmark}.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            scores.setdefault(record["problem"], []).append(record["score"])
-    return {problem: sum(values) / len(values) for problem, values in scores.items()}
+    """The mean reward of each problem's responses."""
+    rewards: dict[int, list[float]] = defaultdict(list)
+    for record in read_records(folder / f"{benchmark}.jsonl"):
+        rewards[record["problem"]].append(record["reward"])
+    return {problem: sum(values) / len(values) for problem, values in rewards.items()}

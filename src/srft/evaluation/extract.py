@@ -15,8 +15,8 @@ def boxed(text: str) -> str:
     that never ended answers nothing."""
     if answer_of(text) is not None or ("<think>" in text and "</think>" not in text):
         return text
-    found = last_answer(text.rpartition("</think>")[2])
-    return f"{text}\n\\boxed{{{found}}}" if found else text
+    stated = last_answer(text.rpartition("</think>")[2])
+    return f"{text}\n\\boxed{{{stated}}}" if stated else text
 
 
 def last_answer(text: str) -> str | None:
@@ -24,7 +24,7 @@ def last_answer(text: str) -> str | None:
     *_, end = (0, *(match.end() for match in _STATED.finditer(text)))
     if end:
         line = text[end:].lstrip(": ").partition("\n")[0].rpartition("=")[2]
-        if found := line.replace("$", "").replace("**", "").strip().rstrip(".").strip():
-            return found
+        if stated := line.replace("$", "").replace("**", "").strip().rstrip(".").strip():
+            return stated
     numbers = _NUMBER.findall(text)
     return numbers[-1].rstrip(",") if numbers else None

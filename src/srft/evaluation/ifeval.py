@@ -6,8 +6,9 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srft.data import Problem
+from srft.data.problem import Problem
 from srft.errors import SrftError
+from srft.verify.grade import Grade, Verdict
 
 NEEDS_PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 
@@ -32,25 +33,33 @@ def check(problems: Sequence[Problem]) -> None:
             raise SrftError(
                 "counting sentences needs nltk's data punkt_tab",
                 where="ifeval",
-                fix="python -m nltk.downloader punkt_tab, on a machine with a network; or --limit.",
+                fix="python -m nltk.downloader punkt_tab, on a machine with a network; or a lower limit.",
             ) from None
 
 
-def score(row: Mapping[str, Any], response: str) -> dict[str, Any]:
-    """The prompt-level loose verdict as the score, with the strict one and those of each instruction beside it. Only
-    what follows the thinking counts."""
+def grade(items: Sequence[tuple[Problem, str]]) -> list[Grade]:
+    """The grades of response texts, in order, as `Verifier.grade` gives them."""
+    return [grade_one(problem.metadata, text) for problem, text in items]
+
+
+def grade_one(row: Mapping[str, Any], response: str) -> Grade:
+    """The prompt-level loose verdict; in `details` the `strict` one, and those of each instruction by both
+    (`instructions_loose`, `instructions_strict`). Only what follows the thinking counts.
+
+    Args:
+        row: of the benchmark.
+    """
     from lm_eval.tasks.ifeval.utils import process_results
 
     answer = response
     if "<think>" in response:
         answer = response.rpartition("</think>")[2].strip() if "</think>" in response else ""
     kwargs = [{k: v for k, v in given.items() if v is not None} for given in row["kwargs"]]
-    found = process_results({**row, "kwargs": kwargs}, [answer])
-    right = bool(found["prompt_level_loose_acc"])
-    return {
-        "score": float(right),
-        "verdict": "right" if right else "wrong",
-        "strict": bool(found["prompt_level_strict_acc"]),
-        "instructions_loose": [bool(x) for x in found["inst_level_loose_acc"]],
-        "instructions_strict": [bool(x) for x in found["inst_level_strict_acc"]],
+    result = process_results({**row, "kwargs": kwargs}, [answer])
+    right = bool(result["prompt_level_loose_acc"])
+    details = {
+        "strict": bool(result["prompt_level_strict_acc"]),
+        "instructions_loose": [bool(x) for x in result["inst_level_loose_acc"]],
+        "instructions_strict": [bool(x) for x in result["inst_level_strict_acc"]],
     }
+    return Grade(Verdict.RIGHT if right else Verdict.WRONG, float(right), details)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srft.data import Problem, load_problems
+from srft.data.files import parse_json, read_jsonl, read_text
+from srft.data.load import load_problems
+from srft.data.problem import Problem
 from srft.errors import SrftError
 from srft.evaluation.benchmarks import Benchmark, Choice, to_problem
 
@@ -37,8 +39,29 @@ class Source:
         return asdict(self)
 
 
-def load_benchmark(choice: Choice, *, data_dir: Path | None = None, seed: int = 0) -> tuple[list[Problem], Source]:
+@dataclass(frozen=True)
+class LoadedBenchmark:
+    """The problems that were asked for, and where they came from."""
+
+    problems: list[Problem]
+    source: Source
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows as they were published, and what `Source` says of them."""
+
+    rows: Sequence[Any]
+    place: str
+    revision: str | None
+    sha256: str
+
+
+def load_benchmark(choice: Choice, *, data_dir: Path | None = None, seed: int = 0) -> LoadedBenchmark:
     """The problems of a benchmark, from `data_dir` where its file lies there, else from the hub.
+
+    Args:
+        seed: decides the order of multiple-choice options.
 
     Raises:
         SrftError: the file or the hub gives no such rows, another number of them, or rows of other columns.
@@ -47,18 +70,9 @@ def load_benchmark(choice: Choice, *, data_dir: Path | None = None, seed: int = 
     if benchmark is None:
         return _own(choice)
     file = data_dir / benchmark.file if data_dir else None
-    if file is not None and file.is_file():
-        raw = file.read_bytes()
-        found: Sequence[Any] = _read(file)
-        place, revision, sha256 = str(file), None, hashlib.sha256(raw).hexdigest()
-    else:
-        found, revision = _hub(choice.name, benchmark, file)
-        place = f"{benchmark.hub}@{revision}"
-        digest = hashlib.sha256()
-        for row in found:
-            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
-        sha256 = digest.hexdigest()
-    rows = benchmark.prepare(found)
+    published = _read(file) if file is not None and file.is_file() else _hub(choice.name, benchmark, file)
+    place, revision = published.place, published.revision
+    rows = benchmark.prepare(published.rows)
     if len(rows) != benchmark.rows:
         raise SrftError(
             f"{choice.name} has {benchmark.rows} problems, found {len(rows)}",
@@ -68,42 +82,54 @@ def load_benchmark(choice: Choice, *, data_dir: Path | None = None, seed: int = 
     problems = [
         to_problem(choice.name, row, i, f"{place}, row {i}", seed) for i, row in enumerate(rows[: choice.limit])
     ]
-    return problems, Source(place, revision, revision == benchmark.revision is not None, sha256, len(rows))
+    pinned = revision == benchmark.revision is not None
+    return LoadedBenchmark(problems, Source(place, revision, pinned, published.sha256, len(rows)))
 
 
-def _own(choice: Choice) -> tuple[list[Problem], Source]:
+def _own(choice: Choice) -> LoadedBenchmark:
+    """Read whole, so that the hash is of all rows whatever the limit."""
     path = str(choice.path)
-    problems = load_problems(path, split="test")
+    problems = load_problems(path, split=choice.split, options=choice.options)
+    digest = _hash(json.dumps([problem.prompt, problem.answer], default=str) for problem in problems)
+    source = Source(path, None, False, digest, len(problems))
+    return LoadedBenchmark(problems[: choice.limit], source)
+
+
+def _hash(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(json.dumps([problem.prompt, problem.answer], default=str).encode() + b"\n")
-    return problems[: choice.limit], Source(path, None, False, digest.hexdigest(), len(problems))
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
 
 
-def _read(file: Path) -> Sequence[Any]:
-    try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet
+def _read(file: Path) -> _Rows:
+    return _Rows(_file_rows(file), str(file), None, hashlib.sha256(file.read_bytes()).hexdigest())
 
+
+def _file_rows(file: Path) -> Sequence[Any]:
+    if file.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
             return pyarrow.parquet.read_table(file).to_pylist()
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
-        if file.suffix == ".json":
-            whole = json.loads(text)
-            return whole if isinstance(whole, list) else [whole]
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (ValueError, OSError) as error:
-        raise SrftError(f"cannot be read: {error}", where=str(file), fix="Fetch the file anew.") from None
+        except pyarrow.ArrowException as error:
+            raise SrftError(f"cannot be read: {error}", where=str(file), fix="Fetch the file anew.") from None
+    if file.suffix == ".csv":
+        return list(csv.DictReader(read_text(file).splitlines(keepends=True)))
+    if file.suffix == ".json":
+        whole = parse_json(read_text(file), str(file))
+        return whole if isinstance(whole, list) else [whole]
+    return [row for _, row in read_jsonl(file)]
 
 
-def _hub(name: str, benchmark: Benchmark, file: Path | None) -> tuple[Sequence[Any], str]:
+def _hub(name: str, benchmark: Benchmark, file: Path | None) -> _Rows:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
     try:
         revision = benchmark.revision or str(HfApi().dataset_info(benchmark.hub).sha)
-        rows = load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=revision)
+        rows: Any = load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=revision)
     except Exception as error:  # datasets and the hub raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SrftError(
@@ -112,4 +138,6 @@ def _hub(name: str, benchmark: Benchmark, file: Path | None) -> tuple[Sequence[A
             fix=(f"{file} is not there either. " if file else "")
             + f"Check the connection and your access to it, or put {benchmark.file} into --data-dir.",
         ) from error
-    return list(rows), revision
+    rows = list(rows)
+    digest = _hash(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str) for row in rows)
+    return _Rows(rows, f"{benchmark.hub}@{revision}", revision, digest)

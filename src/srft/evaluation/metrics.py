@@ -1,104 +1,257 @@
-"""Metrics: avg@k, pass@k and maj@k over sets of problems, with intervals over problems."""
+"""The metrics of a benchmark. One function each: decorated, it is computed, reported and recorded everywhere."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from itertools import combinations
-from math import comb
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import exp
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
+from srft.evaluation.estimators import Interval, bootstrap, maj_at_k, pass_at_k
+from srft.evaluation.records import Record
+from srft.verify.answer import plain_number
 
-from srft.errors import SrftError
-from srft.seed import derive_seed
-
-RESAMPLES = 10_000  # of the bootstrap
-SUBSETS = 1000  # of a problem's samples that stand for all of them where there are more
+_LETTER = re.compile(r"(?:\\\w+\{|[^A-Za-z\\])*([A-Za-z])(?![A-Za-z])")
 
 
-class Graded(Protocol):
-    """A sampled and graded response, of the problem at `slot`."""
-
-    @property
-    def slot(self) -> int: ...
-    @property
-    def grade(self) -> Any: ...
-    @property
-    def token_ids(self) -> Sequence[int]: ...
-    @property
-    def finished(self) -> bool: ...
-
-
-def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that at least one of k samples is right, unbiased from n ≥ k samples: 1 − C(n−c, k) / C(n, k)."""
-    if not 1 <= k <= n or not 0 <= correct <= n:
-        raise SrftError(f"pass@{k} needs 1 <= k <= n and 0 <= correct <= n; got n={n}, correct={correct}")
-    return 1 - comb(n - correct, k) / comb(n, k)
-
-
-def maj_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, seed: int = 0) -> float:
-    """The chance that the most frequent answer of k of the n samples is right, over the subsets of k samples (over
-    `SUBSETS` drawn ones where there are more). None does not vote; a tie is drawn by lot.
+@dataclass(frozen=True)
+class GradedResponses:
+    """All responses to a benchmark.
 
     Args:
-        answers: (n,) what each sample answered; equal strings vote together.
-        right: (n,) which are right; right ones vote together however they are written.
+        groups: by problem, its n records (see `RecordFile`).
+        seed: of intervals and drawn subsets.
     """
-    n = len(answers)
-    if not 1 <= k <= n or len(right) != n:
-        raise SrftError(f"maj@{k} needs 1 <= k <= n answers; got n={n}")
-    votes = [None if a is None and not r else (r, "" if r else a) for a, r in zip(answers, right, strict=True)]
-    if comb(n, k) <= SUBSETS:
-        subsets: Any = combinations(range(n), k)
-    else:
-        generator = np.random.default_rng(derive_seed(seed, "maj", n, k))
-        subsets = (generator.choice(n, k, replace=False) for _ in range(SUBSETS))
-    return fmean(_majority([votes[i] for i in subset]) for subset in subsets)
+
+    groups: Mapping[int, Sequence[Record]]
+    seed: int = 0
+
+    @property
+    def n(self) -> int:
+        """Responses of each problem."""
+        return len(next(iter(self.groups.values())))
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Every record."""
+        return [record for group in self.groups.values() for record in group]
+
+    @cached_property
+    def right(self) -> dict[int, list[bool]]:
+        """By problem, which responses are right."""
+        return {problem: [r["reward"] >= 1 for r in group] for problem, group in self.groups.items()}
+
+    @cached_property
+    def answers(self) -> dict[int, list[str | None]]:
+        """By problem, the answers in the form in which equal ones vote together; None where there is none."""
+        return {
+            problem: [normal_answer(r["answer"], r.get("grader")) for r in group]
+            for problem, group in self.groups.items()
+        }
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there are answers to vote on: IFEval has none."""
+        return self.records[0].get("grader") != "ifeval"
+
+    def measured(self, column: str) -> bool:
+        """Whether every record has that column."""
+        return all(column in record for record in self.records)
 
 
-def _majority(votes: Sequence[tuple[bool, str | None] | None]) -> float:
-    counts = Counter(vote for vote in votes if vote is not None)
-    if not counts:
-        return 0.0
-    most = max(counts.values())
-    winners = [is_right for (is_right, _), count in counts.items() if count == most]
-    return sum(winners) / len(winners)
+MetricFunction = Callable[..., Any]
 
 
-def bootstrap(
-    values: Sequence[float], seed: int = 0, level: float = 0.95, weights: Sequence[float] | None = None
-) -> tuple[float, float]:
-    """The percentile interval of the mean of `values` (one a problem) over resampled problems; with `weights`, of the
-    sum of values over the sum of weights."""
-    array = np.asarray(values, dtype=np.float64)
-    below = np.ones_like(array) if weights is None else np.asarray(weights, dtype=np.float64)
-    if not len(array):
-        raise SrftError("no problem to resample", where="bootstrap", fix="Evaluate at least one.")
-    generator = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    size, means = max(1, 2_000_000 // len(array)), []  # resamples at once: 12,000 problems fit in memory
-    for done in range(0, RESAMPLES, size):
-        drawn = generator.integers(len(array), size=(min(size, RESAMPLES - done), len(array)))
-        means.append(array[drawn].sum(axis=1) / below[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class EvaluationMetric:
+    """A registered metric.
+
+    Args:
+        name: in results; one that ends in `@k` is computed for several k.
+        description: what it is, with its unit.
+        function: of `GradedResponses`, and of k for `@k`, to a value; None where it does not apply.
+    """
+
+    name: str
+    description: str
+    function: MetricFunction
 
 
-def summarise(responses: Sequence[Graded], k: int) -> dict[str, float]:
-    """avg@k, pass@k, the mean length (tokens), the share cut at the limit and of each verdict but right and wrong."""
-    by_problem = defaultdict(list)
-    for response in responses:
-        by_problem[response.slot].append(response.grade)
-    verdicts = Counter(r.grade.verdict.value for r in responses)
-    return {
-        "problems": len(by_problem),
-        f"avg@{k}": fmean(fmean(g.score for g in grades) for grades in by_problem.values()),
-        f"pass@{k}": fmean(
-            pass_at_k(len(grades), sum(g.score >= 1 for g in grades), k) for grades in by_problem.values()
-        ),
-        "response_length": fmean(len(r.token_ids) for r in responses),
-        "unfinished": fmean(not r.finished for r in responses),
-        "unparsable": verdicts["unparsable"] / len(responses),
-        "timeout": verdicts["timeout"] / len(responses),
-    }
+_METRICS: dict[str, EvaluationMetric] = {}
+
+
+def evaluation_metric(name: str, description: str) -> Callable[[MetricFunction], MetricFunction]:
+    """Register a metric; results list metrics in the order of their definition."""
+
+    def register(function: MetricFunction) -> MetricFunction:
+        _METRICS[name] = EvaluationMetric(name, description, function)
+        return function
+
+    return register
+
+
+def evaluation_metrics() -> Mapping[str, EvaluationMetric]:
+    """Every metric by name."""
+    return dict(_METRICS)
+
+
+def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[int] = ()) -> dict[str, Any]:
+    """Everything that is reported of a benchmark, by the names of `evaluation_metrics`.
+
+    Args:
+        groups: the records of each problem, all of one size n.
+        ks: for pass@k and maj@k; the powers of two up to n, and n, if left out.
+    """
+    responses = GradedResponses(groups, seed)
+    n = responses.n
+    ks = sorted({*ks} or {1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
+    values: dict[str, Any] = {}
+    for name, metric in _METRICS.items():
+        if name.endswith("@k"):
+            values |= {f"{name[:-1]}{k}": metric.function(responses, k) for k in ks}
+        else:
+            values[name] = metric.function(responses)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def unsolved(groups: Mapping[int, Sequence[Record]], k: int) -> set[int]:
+    """U_k: the problems that the first k samples all fail."""
+    return {problem for problem, group in groups.items() if not any(r["reward"] >= 1 for r in group[:k])}
+
+
+def normal_answer(answer: str | None, grader: str | None = None) -> str | None:
+    """An answer in the form in which equal ones vote together: of a choice the letter, a number as its value, else
+    without blanks and case."""
+    if answer is None:
+        return None
+    if grader == "choice":
+        letter = _LETTER.match(answer)
+        return letter[1].upper() if letter else None
+    number = plain_number(answer)
+    return str(number) if number is not None else re.sub(r"[\s$]|\\[ ,;!]", "", answer).casefold()
+
+
+@evaluation_metric("problems", "number of problems")
+def _problems(s: GradedResponses) -> int:
+    return len(s.groups)
+
+
+@evaluation_metric("samples", "responses of each problem")
+def _samples(s: GradedResponses) -> int:
+    return s.n
+
+
+def _means(s: GradedResponses) -> list[float]:
+    return [fmean(r["reward"] for r in group) for group in s.groups.values()]
+
+
+@evaluation_metric("avg", "mean reward over samples, then over problems (avg@n), of 1")
+def _avg(s: GradedResponses) -> float:
+    return fmean(_means(s))
+
+
+@evaluation_metric("avg_ci", "95 % bootstrap interval of avg over problems")
+def _avg_ci(s: GradedResponses) -> Interval:
+    return bootstrap(_means(s), s.seed)
+
+
+@evaluation_metric("pass@k", "chance that one of k samples is right, unbiased, of 1")
+def _pass(s: GradedResponses, k: int) -> float:
+    return fmean(pass_at_k(s.n, sum(flags), k) for flags in s.right.values())
+
+
+@evaluation_metric("pass_ci", "95 % bootstrap interval of pass@n over problems")
+def _pass_ci(s: GradedResponses) -> Interval:
+    return bootstrap([float(any(flags)) for flags in s.right.values()], s.seed)
+
+
+def _majorities(s: GradedResponses, k: int) -> list[float]:
+    return [maj_at_k(s.answers[p], s.right[p], k, s.seed) for p in s.groups]
+
+
+@evaluation_metric("maj@k", "chance that the most frequent answer of k samples is right, of 1")
+def _maj(s: GradedResponses, k: int) -> float | None:
+    return fmean(_majorities(s, k)) if s.has_answers else None
+
+
+@evaluation_metric("maj_ci", "95 % bootstrap interval of maj@n over problems")
+def _maj_ci(s: GradedResponses) -> Interval | None:
+    return bootstrap(_majorities(s, s.n), s.seed) if s.has_answers else None
+
+
+@evaluation_metric("distinct_answers", "different answers to a problem, mean")
+def _distinct_answers(s: GradedResponses) -> float | None:
+    if not s.has_answers:
+        return None
+    return fmean(
+        len({(r, "" if r else a) for a, r in zip(s.answers[p], s.right[p], strict=True) if a is not None or r})
+        for p in s.groups
+    )
+
+
+@evaluation_metric("unsolved", "the problems without a right answer in n samples, by number")
+def _unsolved(s: GradedResponses) -> list[int]:
+    return sorted(unsolved(s.groups, s.n))
+
+
+@evaluation_metric("response_length", "tokens of a response, mean")
+def _response_length(s: GradedResponses) -> float:
+    return fmean(r["tokens"] for r in s.records)
+
+
+@evaluation_metric("truncated", "share of responses cut at the length limit, of 1")
+def _truncated(s: GradedResponses) -> float:
+    return fmean(r["truncated"] for r in s.records)
+
+
+@evaluation_metric("no_answer", "share of responses in which no answer could be read, of 1")
+def _no_answer(s: GradedResponses) -> float:
+    return fmean(r["verdict"] == "unparsable" for r in s.records)
+
+
+@evaluation_metric("timeout", "share of answers that took too long to grade, which count as wrong, of 1")
+def _timeout(s: GradedResponses) -> float:
+    return fmean(r["verdict"] == "timeout" for r in s.records)
+
+
+def _token_mean(s: GradedResponses, column: str) -> float | None:
+    if not s.measured(column):
+        return None
+    return sum(r[column] * r["tokens"] for r in s.records) / (sum(r["tokens"] for r in s.records) or 1)
+
+
+@evaluation_metric("entropy", "of the model's distribution at temperature 1, mean over tokens, nats")
+def _entropy(s: GradedResponses) -> float | None:
+    return _token_mean(s, "entropy")
+
+
+@evaluation_metric("rbf", "branching factor: tokens that hold 95 % of the probability, mean over tokens")
+def _rbf(s: GradedResponses) -> float | None:
+    return _token_mean(s, "rbf")
+
+
+@evaluation_metric("perplexity", "exp of the mean negative log-prob of a response's tokens, mean over responses")
+def _perplexity(s: GradedResponses) -> float | None:
+    return fmean(exp(min(-r["logp"], 700)) for r in s.records) if s.measured("logp") else None
+
+
+@evaluation_metric("prompt_strict", "IFEval: share of responses that follow all instructions, strictly, of 1")
+def _prompt_strict(s: GradedResponses) -> float | None:
+    return fmean(r["strict"] for r in s.records) if s.measured("strict") else None
+
+
+def _instruction_mean(s: GradedResponses, column: str) -> float | None:
+    return fmean(x for r in s.records for x in r[column]) if s.measured(column) else None
+
+
+@evaluation_metric("instruction_loose", "IFEval: share of instructions that are followed, loosely, of 1")
+def _instruction_loose(s: GradedResponses) -> float | None:
+    return _instruction_mean(s, "instructions_loose")
+
+
+@evaluation_metric("instruction_strict", "IFEval: share of instructions that are followed, strictly, of 1")
+def _instruction_strict(s: GradedResponses) -> float | None:
+    return _instruction_mean(s, "instructions_strict")

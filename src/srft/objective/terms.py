@@ -68,7 +68,7 @@ def clipped(
     surrogate = torch.minimum(rho * a, bounded)
     if dual is not None:
         surrogate = torch.where(a < 0, torch.maximum(surrogate, dual * a), surrogate)
-    t.observe("clip_fraction", (surrogate.detach() != rho * a).double())
+    t.observe("clip_ratio/region_mean", (surrogate.detach() != rho * a).double())
     return aggregate(t, -weight * surrogate, how, over)
 
 

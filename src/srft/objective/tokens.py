@@ -74,7 +74,7 @@ class Tokens:
             e.g. {"kl": [0.01, 0.2, 0.0, 0.1]}.
         shaping: changes to every advantage, in order: functions of the tokens that give (N,); e.g. (ppl_shaping,).
         record: where `observe` adds up what a method shows of itself: name → (sum, tokens);
-            e.g. {"clip_fraction": (1.0, 4)}.
+            e.g. {"mu": (3.6, 4)}.
     """
 
     logp: Tensor

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from srft.errors import SrftError
-from srft.policy.batch import MicroBatch
+from srft.policy.micro_batch import MicroBatch
 
 CHUNK = 1024  # tokens whose logits exist at once
-Head = Callable[[Tensor, Tensor | None], Tensor]
+Quantity = Callable[[Tensor, Tensor | None], Tensor]  # log π (C, V) and log π_ref (C, V) → (C,)
+
+
+class TokenValues(NamedTuple):
+    """What a policy says of the N response tokens of a micro-batch, in the order of `MicroBatch.row`; float32 or wider.
+
+    Args:
+        logp: (N,) log π (nats), at each token's temperature.
+        entropy: (N,) entropy of π over the vocabulary (nats), at each token's temperature.
+        quantities: (N,) by name, what was asked for of the whole vocabulary.
+    """
+
+    logp: Tensor
+    entropy: Tensor
+    quantities: dict[str, Tensor]
+
+
+class TakesWeights(Protocol):
+    """A sampler, as the policy sees it."""
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None: ...
 
 
 class Policy(nn.Module):
@@ -21,12 +42,11 @@ class Policy(nn.Module):
 
     Args:
         model: a transformers causal LM (or a peft model around one).
-        temperature: of the policy that samples; log π and H are those of the distribution sampled from.
     """
 
-    def __init__(self, model: Any, temperature: float = 1.0) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.temperature = model, temperature
+        self.model = model
         _check_head(self.causal_lm)
 
     @property
@@ -35,56 +55,77 @@ class Policy(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     def forward(
-        self, batch: MicroBatch, quantities: Mapping[str, Head] = {}, reference: Policy | None = None
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """log π, the vocabulary entropy (nats) and the `quantities` of the whole vocabulary by name, (N,) each, float32
-        or wider, in the order of `batch.row`.
+        self, batch: MicroBatch, quantities: Mapping[str, Quantity] = {}, reference: Policy | None = None
+    ) -> TokenValues:
+        """log π, H and the `quantities` of the response tokens, each token's at its own temperature.
 
         A quantity is a function of log π (C, V), and of log π_ref (C, V) where `reference` is given, to (C,).
         """
         hidden, targets = _predicting(self.causal_lm, batch)
         if not len(targets):
             empty = hidden.sum(-1).float()
-            return empty, empty, dict.fromkeys(quantities, empty)
-        other = hidden
+            return TokenValues(empty, empty, dict.fromkeys(quantities, empty))
+        ref_hidden = hidden
         if reference is not None:
             with torch.no_grad():
-                other, _ = _predicting(reference.causal_lm, batch)
+                ref_hidden, _ = _predicting(reference.causal_lm, batch)
 
-        def head(h: Tensor, y: Tensor, o: Tensor) -> tuple[Tensor, ...]:
-            return self._head(h, y, quantities, o if reference is not None else None, reference)
+        def head(h: Tensor, y: Tensor, temperature: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+            return self._head(h, y, temperature, quantities, r if reference is not None else None, reference)
 
-        chunks = [
-            checkpoint(head, h, y, o, use_reentrant=False) if torch.is_grad_enabled() else head(h, y, o)
-            for h, y, o in zip(hidden.split(CHUNK), targets.split(CHUNK), other.split(CHUNK), strict=True)
+        chunks = zip(*(x.split(CHUNK) for x in (hidden, targets, batch.temperature, ref_hidden)), strict=True)
+        values = [
+            checkpoint(head, *chunk, use_reentrant=False) if torch.is_grad_enabled() else head(*chunk)
+            for chunk in chunks
         ]
-        logp, entropy, *rest = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        return logp, entropy, dict(zip(quantities, rest, strict=True))
+        logp, entropy, *rest = (torch.cat(parts) for parts in zip(*values, strict=True))
+        return TokenValues(logp, entropy, dict(zip(quantities, rest, strict=True)))
 
     def _head(
         self,
         hidden: Tensor,
         targets: Tensor,
-        quantities: Mapping[str, Head],
-        other: Tensor | None,
+        temperature: Tensor,
+        quantities: Mapping[str, Quantity],
+        ref_hidden: Tensor | None,
         reference: Policy | None,
     ) -> tuple[Tensor, ...]:
-        logits = self._scaled(hidden)
+        logits = _scaled_logits(self.causal_lm, hidden, temperature)
         logz = logits.logsumexp(-1)
         logp = logits.gather(-1, targets[:, None])[:, 0] - logz
         entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
         if not quantities:
             return logp, entropy
         ref_logp = None
-        if reference is not None and other is not None:
+        if reference is not None and ref_hidden is not None:
             with torch.no_grad():
-                ref_logp = reference._scaled(other).log_softmax(-1)
+                ref_logp = _scaled_logits(reference.causal_lm, ref_hidden, temperature).log_softmax(-1)
         full = logits - logz[:, None]
         return logp, entropy, *(quantity(full, ref_logp) for quantity in quantities.values())
 
-    def _scaled(self, hidden: Tensor) -> Tensor:
-        logits = _logits(self.causal_lm, hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)) / self.temperature
+    def sync(self, sampler: TakesWeights) -> None:
+        """Hand the present weights to a sampler."""
+        sampler.update_weights(self.weights())
+
+    @torch.no_grad()
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors as a plain causal LM has them, LoRA merged in, without changing the policy."""
+        if not hasattr(self.model, "peft_config"):
+            yield from self.model.state_dict().items()
+            return
+        base = self.model.get_base_model()
+        layers = {name: layer for name, layer in base.named_modules() if hasattr(layer, "base_layer")}
+        for name, tensor in base.state_dict().items():
+            layer, inside, part = name.partition(".base_layer.")
+            if inside and part == "weight":  # not merge and unmerge: that leaves rounding errors in the live weights
+                tensor = tensor + sum(layers[layer].get_delta_weight(a) for a in layers[layer].active_adapters)
+            if "lora_" not in name:
+                yield name.replace(".base_layer", ""), tensor
+
+    def save(self, folder: Path, tokenizer: Any) -> None:
+        """Write weights (of a LoRA policy the adapters), config and tokenizer in Hugging Face format."""
+        self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 class Critic(nn.Module):
@@ -120,6 +161,13 @@ def _predicting(causal_lm: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 def _hidden(causal_lm: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     body = getattr(causal_lm, causal_lm.base_model_prefix)
     return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def _scaled_logits(causal_lm: Any, hidden: Tensor, temperature: Tensor) -> Tensor:
+    """(C, V) logits over each token's temperature (C,), float32 or wider."""
+    logits = _logits(causal_lm, hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits / temperature[:, None].to(logits.dtype)
 
 
 def _logits(causal_lm: Any, hidden: Tensor) -> Tensor:

@@ -1,31 +1,59 @@
-"""Models and tokenizers through transformers' Auto classes: hub ids, folders, GGUF files, and changes to the config."""
+"""Loading models and tokenizers through transformers' Auto classes: hub ids, folders, GGUF files, changed configs."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from srft.data import resolve_path
+from srft.data.load import resolve_path
 from srft.errors import SrftError, did_you_mean
+from srft.section import Section
 
 MASTER_DTYPE = torch.float32
 
 
-def load_config(
-    path: str, *, changes: Mapping[str, Any] = {}, revision: str | None = None, trust_remote_code: bool = False
-) -> PretrainedConfig:
-    """The model's config with `changes` applied. `rope_theta` reaches transformers' rope parameters.
+class LoraSettings(Section):
+    """Low-rank adapters as the only trainable weights."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class ModelSettings(Section):
+    """Which model, and what is changed about it."""
+
+    path: str = Field(description="hub id, folder, .gguf file, or `srft:model` for the one that ships in the package")
+    revision: str | None = Field(None, description="of a model on the hub")
+    config: dict[str, Any] = Field({}, description="changes to the model's config.json, e.g. rope_theta: 40000")
+    attention: str | None = Field(None, description="transformers' attn_implementation; its own choice if left out")
+    gradient_checkpointing: bool = False
+    lora: LoraSettings | None = None
+    trust_remote_code: bool = False
+
+
+def load_config(settings: ModelSettings) -> PretrainedConfig:
+    """The model's config with the settings' changes applied.
 
     Raises:
         SrftError: the model is not found, is no causal LM's, or has no such key.
     """
-    config = _pretrained(AutoConfig, path, revision=revision, trust_remote_code=trust_remote_code)
-    for key, value in changes.items():
+    return change_config(_pretrained(AutoConfig, settings.path, **_source(settings)), settings)
+
+
+def change_config(config: PretrainedConfig, settings: ModelSettings) -> PretrainedConfig:
+    """The config, with the settings' changes made in place. `rope_theta` reaches transformers' rope parameters.
+
+    Raises:
+        SrftError: it has no such key.
+    """
+    for key, value in settings.config.items():
         rope = getattr(config, "rope_parameters", None)
         if key == "rope_theta" and isinstance(rope, dict):
             config.rope_parameters = {**rope, "rope_theta": value}
@@ -33,51 +61,57 @@ def load_config(
             setattr(config, key, value)
         else:
             raise SrftError(
-                f"the config of {path} has no '{key}'",
+                f"the config of {settings.path} has no '{key}'",
                 where=f"model.config.{key}",
                 fix=did_you_mean(key, config.to_dict()),
             )
     return config
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer that lies beside the model."""
-    return _pretrained(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The tokenizer of the model."""
+    return _pretrained(AutoTokenizer, settings.path, **_source(settings))
 
 
-def stop_tokens(tokenizer: Any, model: Any) -> set[int]:
+def stop_token_ids(tokenizer: Any, model: Any) -> set[int]:
     """Whatever ends a response: the tokenizer's EOS and those of the model's generation config."""
     also = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {int(tokenizer.eos_token_id), *(also if isinstance(also, list) else [also] if also is not None else [])}
 
 
-def pad_token(tokenizer: Any) -> int:
+def pad_token_id(tokenizer: Any) -> int:
     """What fills a batch; EOS where the tokenizer has none of its own, as padding is never read."""
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def load_model(
-    path: str,
-    *,
-    changes: Mapping[str, Any] = {},
-    attention: str | None = None,
-    gradient_checkpointing: bool = False,
-    lora: Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A causal LM with float32 master weights, optionally with LoRA adapters as its only trainable weights."""
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = load_config(path, changes=changes, **options)
-    extra = {"attn_implementation": attention} if attention else {}
-    model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **options, **extra)
+def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
+    """A causal LM with float32 master weights, with LoRA adapters as its only trainable weights where the settings ask
+    for them.
+
+    Args:
+        checkpoint: a folder whose weights take the place of the model's own; adapters where the settings have LoRA.
+    """
+    adapters = settings.lora is not None
+    path = settings.path if checkpoint is None or adapters else str(checkpoint)
+    source = _source(settings) if checkpoint is None or adapters else {"trust_remote_code": settings.trust_remote_code}
+    config = change_config(_pretrained(AutoConfig, path, **source), settings)
+    extra = {"attn_implementation": settings.attention} if settings.attention else {}
+    model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
     if getattr(model.config, "quantization_config", None) is not None:
         model = _unquantized(model)
-    if gradient_checkpointing:
+    if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if lora:
-        model = _with_lora(model, lora)
+    if settings.lora:
+        model = _with_lora(model, settings.lora)
+        if checkpoint is not None:
+            from peft import load_peft_weights, set_peft_model_state_dict
+
+            set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
     return model
+
+
+def _source(settings: ModelSettings) -> dict[str, Any]:
+    return {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
 
 
 def _pretrained(factory: Any, path: str, **options: Any) -> Any:
@@ -110,17 +144,17 @@ def _unquantized(model: Any) -> Any:
     return fresh
 
 
-def _with_lora(model: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
+def _with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise SrftError("LoRA needs the package peft", where="model.lora", fix="pip install 'srft[lora]'")
     from peft import LoraConfig, get_peft_model
 
     model.enable_input_require_grads()
-    settings = LoraConfig(
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=lora["target_modules"],
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    return get_peft_model(model, config)

@@ -1,10 +1,40 @@
-"""The sampler interface: prompts in, scored-to-be responses with their log-probs out; a backend is one file."""
+"""What a sampler is asked and what it answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings
+from srft.section import Section
+
+
+class SamplingParams(Section):
+    """How responses are drawn."""
+
+    n: int = Field(8, gt=0, description="responses per prompt (SRFT App. B: 8)")
+    temperature: float = Field(1.0, ge=0, description="0 is greedy")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_response_length: int = Field(8192, gt=0, description="tokens (SRFT App. B: 8192)")
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """A prompt to answer.
+
+    Args:
+        prompt_ids: token ids, e.g. (5, 17, 3).
+        seed: what is drawn depends on it and on a response's place in the group alone.
+    """
+
+    prompt_ids: Sequence[int]
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -13,35 +43,68 @@ class Sample:
 
     Args:
         token_ids: its tokens, the stop token included when it ended by itself.
-        logprobs: log-probability of each under the distribution sampled from (temperature applied, before top-p).
-        finished: True when it ended with a stop token, False when it was cut at the limit.
+        logprobs: log-probability of each (nats) in the distribution sampled from (temperature applied, before top-p).
+        truncated: it was cut at the limit and did not end with a stop token.
     """
 
     token_ids: list[int]
     logprobs: list[float]
-    finished: bool
+    truncated: bool
 
 
-class Sampler(Protocol):
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        n: int,
-        seeds: Sequence[int],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-    ) -> list[list[Sample]]:
-        """`n` samples of each prompt. `seeds` holds one integer a prompt: what is drawn for a prompt depends on its
-        seed and slot alone, not on the rest of the batch, so that any number of processes draw the same.
-        `temperature` 0 is greedy."""
-        ...
+@dataclass(frozen=True)
+class SamplerContext:
+    """What a sampler is built from.
 
-    def update_weights(self) -> None:
-        """Take over the policy's present weights."""
-        ...
+    Args:
+        policy: the live policy.
+        model: where the policy's config comes from; an engine of its own is built from the same.
+        stop_token_ids: any of these ends a response and is kept in it.
+        pad_token_id: fills what is not read.
+        max_model_len: tokens of a prompt and its response together, at most.
+        max_batch: responses decoded together; None: the sampler's own choice.
+    """
 
+    policy: Policy
+    model: ModelSettings
+    stop_token_ids: set[int]
+    pad_token_id: int
+    max_model_len: int
+    max_batch: int | None = None
+
+
+class Sampler(ABC):
+    """Draws responses of a policy. A backend is a subclass in a file of `rollout/samplers/`.
+
+    Attributes:
+        name: the word in a recipe, `rollout.engine`.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod  # noqa: B027
+    def check(cls, processes: int) -> None:
+        """Raises SrftError where it cannot run here, with so many training processes."""
+
+    @classmethod
+    def is_preferred(cls, processes: int) -> bool:
+        """Whether `engine: auto` takes it here, where several can run."""
+        return False
+
+    @classmethod
+    @abstractmethod
+    def build(cls, context: SamplerContext) -> Sampler:
+        """A sampler of the policy as it is."""
+
+    @abstractmethod
+    def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
+        """`params.n` samples of each request, in order. What is drawn for a request does not depend on the others, so
+        that any number of processes draw the same."""
+
+    @abstractmethod
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the policy's present weights, by name."""
+
+    @abstractmethod
     def close(self) -> None:
         """Give back what it holds; it samples no more."""
-        ...

@@ -1,7 +1,1 @@
-"""The loop, its plan and its run directory."""
-
-from srft.training.plan import Plan, Size, estimate, make_plan
-from srft.training.run import Run, train
-from srft.training.run_dir import RunDir
-
-__all__ = ["Plan", "Run", "RunDir", "Size", "estimate", "make_plan", "train"]
+"""Training: the loop, what it works with, and what it leaves in the run directory. It knows no method by name."""

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from srft.training.responses import Response
+from srft.rollout.response import Response
 
 HEADER_EVERY = 20
 
@@ -32,9 +32,9 @@ class Display:
             "step": f"{metrics['step']}/{self.total}",
             "reward": _number(metrics.get("reward")),
             "H demo": _number(metrics.get("entropy/demo")),
-            "H roll": _number(metrics.get("entropy/rollout")),
+            "H roll": _number(metrics.get("entropy")),
             **{k.removeprefix("loss/"): _number(v) for k, v in metrics.items() if k.startswith("loss/")},
-            "length": f"{metrics.get('response_length', metrics.get('demo_length', 0)):.0f}",
+            "length": f"{metrics.get('completions/mean_length', metrics.get('demo/mean_length', 0)):.0f}",
             "tok/s": f"{metrics['tokens_per_second']:.0f}",
             "left": _duration(metrics["seconds_left"]),
         }
@@ -50,25 +50,26 @@ class Display:
         if not self.console:
             return
         rollouts = [r for r in responses if not r.is_demo] or list(responses)
-        right = [r for r in rollouts if r.grade.reward >= 1][:1]
+        right = [r for r in rollouts if r.is_correct][:1]
         for r in (right + [r for r in rollouts if r not in right])[:count]:
             prompt = r.prompt.problem.prompt
             question = prompt if isinstance(prompt, str) else prompt[-1]["content"]
             self.console.print(Text(f"  ? {_short(question)}", style="dim"), soft_wrap=True)
-            style = "green" if r.grade.reward >= 1 else "red"
-            self.console.print(Text(f"  {r.grade.verdict.value}: {_short(r.text)}", style=style), soft_wrap=True)
+            style = "green" if r.is_correct else "red"
+            self.console.print(Text(f"  {r.verdict.value}: {_short(r.text)}", style=style), soft_wrap=True)
 
     def evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of the evaluated sets."""
         if not self.console or not rows:
             return
-        scores = [key for key in rows[0] if "@" in key]
         grid = Table(title=f"evaluation at step {rows[0]['step']}", title_justify="left")
-        for column in ("set", "problems", *scores, "length"):
-            grid.add_column(column, justify="left" if column == "set" else "right")
+        grid.add_column("benchmark")
+        for column in ("problems", "samples", "avg", "pass", "length"):
+            grid.add_column(column, justify="right")
         for row in rows:
-            percent = [f"{100 * row[s]:.1f} %" for s in scores]
-            grid.add_row(row["set"], str(row["problems"]), *percent, f"{row['response_length']:.0f}")
+            k = row["samples"]
+            scores = [f"{100 * value:.1f} %" for value in (row["avg"], row[f"pass@{k}"])]
+            grid.add_row(row["benchmark"], str(row["problems"]), str(k), *scores, f"{row['response_length']:.0f}")
         self.console.print(grid)
 
 

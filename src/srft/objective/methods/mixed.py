@@ -65,19 +65,24 @@ def luffy(
     return terms
 
 
-@method("relift", needs={"rollouts", "old_logp"}, source="ReLIFT, arXiv 2506.07527", settings={"buffer.size": 128})
+@method(
+    "relift", needs={"rollouts", "old_logp"}, source="ReLIFT, arXiv 2506.07527", settings={"hooks.buffer.size": 128}
+)
 def relift(
     t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.2, aggregation: Aggregation = "sequence-mean"
 ) -> Terms:
     """GRPO; demonstrations of prompts that no rollout solves are kept, and learnt by SFT in batches (ReLIFT).
 
-    What is kept and when it is learnt is the recipe's `buffer` (128, with an AdamW of its own).
+    What is kept and when it is learnt is the recipe's `hooks.buffer` (128, with an AdamW of its own).
     """
     return grpo(t, clip_low=clip_low, clip_high=clip_high, aggregation=aggregation)
 
 
 @method(
-    "tapo", needs={"rollouts", "old_logp"}, source="TAPO, arXiv 2505.15692", settings={"rollout.guidance.share": 0.5}
+    "tapo",
+    needs={"rollouts", "old_logp"},
+    source="TAPO, arXiv 2505.15692",
+    settings={"rollout.prompting.strategy": "thought-patterns"},
 )
 def tapo(
     t: Tokens,
@@ -89,9 +94,9 @@ def tapo(
 ) -> Terms:
     """GRPO on a group of which a part was sampled with a thought pattern in its prompt (TAPO, from the paper's text).
 
-    Decided here, as there is no public code: patterns are demonstrations with their numbers blanked, found by the
-    nearest number of conditions (`rollout.guidance`, where a library of one's own may be named); the paper searches for
-    them with MCTS. Guided rollouts are learnt under the guided prompt; one advantage for the whole group.
+    Decided here, as there is no public code: patterns are demonstrations with their numbers blanked, chosen by the
+    nearest number of conditions (`rollout.prompting`, where a library of one's own may be named); the paper searches
+    for them with MCTS. Guided rollouts are learnt under the guided prompt; one advantage for the whole group.
     """
     return grpo(t, clip_low=clip_low, clip_high=clip_high, advantage_std=advantage_std, aggregation=aggregation)
 
@@ -100,7 +105,7 @@ def tapo(
     "uft",
     needs={*BOTH, "reference"},
     source="UFT, arXiv 2505.16984",
-    settings={"rollout.hint.chunks": 5},
+    settings={"rollout.prompting.strategy": "hints"},
 )
 def uft(
     t: Tokens,
@@ -113,7 +118,7 @@ def uft(
 ) -> Terms:
     """GRPO + 0.001·KL on rollouts that begin after a hint, the solution's first chunks; + 0.001·CE on the hint (UFT).
 
-    The hint's length is `rollout.hint`'s; the hints stand where other methods have demonstrations.
+    The hint's length is `rollout.prompting`'s; the hints stand where other methods have demonstrations.
     """
     terms = grpo(t, clip_low=clip_low, clip_high=clip_high, kl_weight=kl_weight, aggregation=aggregation)
     return {**terms, "sft_hint": hint_weight * nll(t.demo)}

@@ -48,7 +48,7 @@ def dr_grpo(t: Tokens, *, clip_low: float = 0.2, clip_high: float = 0.2) -> Term
     return grpo(t, clip_low=clip_low, clip_high=clip_high, advantage_std=False, aggregation="constant")
 
 
-@method("dapo", needs={"rollouts", "old_logp"}, source="DAPO, arXiv 2503.14476", settings={"rollout.refill": 10})
+@method("dapo", needs={"rollouts", "old_logp"}, source="DAPO, arXiv 2503.14476", settings={"hooks.refill.rounds": 10})
 def dapo(
     t: Tokens,
     *,
@@ -58,7 +58,7 @@ def dapo(
     overlong_buffer: float = 0.2,
     aggregation: Aggregation = "token-mean",
 ) -> Terms:
-    """Clip-higher, dual clip, token mean, overlong punishment; `rollout.refill` samples dynamically (DAPO).
+    """Clip-higher, dual clip, token mean, overlong punishment; `hooks.refill` samples dynamically (DAPO).
 
     `overlong_buffer`: the share of the length limit in which the reward falls by up to 1 (4096 of 20480 in the paper,
     2k of 10k in PSFT's).

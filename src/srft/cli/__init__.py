@@ -1,0 +1,71 @@
+"""The command line. A command is one function; what it needs is imported when it runs, so that help costs little."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from srft.cli.app import Command, Group
+from srft.cli.evaluate import EvalCommand, alignment_tax, contamination, evaluate, judge
+from srft.cli.grade import grade
+from srft.cli.recipes import methods, recipes
+from srft.cli.select import select
+from srft.cli.train import train
+from srft.errors import SrftError
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Typer's help in boxes takes longer than everything else together
+    help="Post-training for reasoning models: supervised and reinforcement fine-tuning in one stage.",
+)
+# Typer cuts a docstring's first sentence after 45 characters, so each has its line for `srft --help`.
+app.command(cls=Command, short_help="Train as a recipe says")(train)
+app.command(cls=Command, short_help="List the packaged recipes, show or copy one")(recipes)
+app.command(cls=Command, short_help="List the methods and their options")(methods)
+app.command(cls=Command, short_help="Select demonstrations or pairs from a run's rollouts")(select)
+app.command("eval", cls=EvalCommand, short_help="Evaluate a model by the papers' protocols")(evaluate)
+app.command(cls=Command, short_help="Search training prompts for benchmark problems")(contamination)
+app.command(cls=Command, short_help="Score general abilities, to see what training cost")(alignment_tax)
+app.command(cls=Command, short_help="Have a judge compare or rate a model's answers")(judge)
+app.command(
+    cls=Command,
+    short_help="Grade an answer, or a file of them",
+    context_settings={"ignore_unknown_options": True},  # an answer may begin with a minus
+)(grade)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from srft import __version__
+
+        typer.echo(f"srft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Post-training for reasoning models: supervised and reinforcement fine-tuning in one stage."""
+
+
+def main() -> None:
+    """Entry point: an error of the user's is told in two lines, any other keeps its traceback."""
+    try:
+        app()
+    except SrftError as error:
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[red bold]Error[/red bold] {escape(str(error))}", highlight=False)
+        if os.environ.get("SRFT_DEBUG"):
+            raise
+        sys.exit(2)

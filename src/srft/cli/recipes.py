@@ -1,0 +1,67 @@
+"""`srft recipes` and `srft methods`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srft.cli.app import console
+from srft.cli.train import complete_recipe
+from srft.errors import SrftError
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=complete_recipe)] = None,
+    copy: Annotated[Path | None, typer.Option(help="Copy it to this file, to make it yours.")] = None,
+) -> None:
+    """List the packaged recipes; show one, or copy it to a file of your own."""
+    if name is None:
+        _list()
+        return
+    from srft.recipe.text import recipe_text
+
+    text = recipe_text(name)
+    if copy is None:
+        from rich.syntax import Syntax
+
+        console().print(Syntax(text, "yaml", background_color="default"))
+    else:
+        if copy.exists():
+            raise SrftError("it exists already", where=str(copy), fix="Name another file.")
+        copy.write_text(text)
+        console().print(f"{copy}: edit it, then `srft train {copy}`")
+
+
+def _list() -> None:
+    """A line a recipe; summaries are wrapped in a terminal only. Plain text: a table by rich takes twice as long."""
+    from srft.recipe.catalog import list_recipes
+
+    packaged = list_recipes()
+    indent = max(map(len, packaged)) + 2
+    width = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
+    for name, summary in packaged.items():
+        lines = textwrap.wrap(summary, width) if width >= 20 else [summary]
+        typer.echo(name.ljust(indent) + f"\n{' ' * indent}".join(lines))
+
+
+def methods() -> None:
+    """List the methods: what each is, what it needs, its options with their defaults."""
+    from rich.markup import escape
+
+    from srft.objective import methods as registered
+
+    show = console().print
+    for name, method in sorted(registered().items()):
+        show(f"[bold]{name}[/bold]  {escape(method.summary)}")
+        show(f"  source   {escape(method.source)}")
+        show(f"  needs    {', '.join(sorted(method.needs({})))}")
+        show(f"  options  {escape(', '.join(f'{k}={v}' for k, v in method.defaults().items()))}")
+        if method.presets:
+            show(f"  presets  {', '.join(method.presets)}")
+        if method.settings:
+            show(f"  sets     {', '.join(f'{k}={v}' for k, v in method.settings.items())}")

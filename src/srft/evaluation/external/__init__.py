@@ -1,0 +1,1 @@
+"""Evaluations through other packages and services: lm-eval's tasks, judges behind an endpoint."""

@@ -1,0 +1,151 @@
+"""What is evaluated, checked and tokenised before anything is sampled: a benchmark, or problems of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from srft.data.problem import Problem
+from srft.data.template import TEMPLATES
+from srft.data.tokenize import tokenize_problems
+from srft.errors import SrftError
+from srft.evaluation import ifeval
+from srft.evaluation.benchmarks import Benchmark, Choice, choose
+from srft.evaluation.load import Source, load_benchmark
+from srft.evaluation.protocol import Protocol, resolve_protocol
+from srft.evaluation.settings import EvaluationSettings
+from srft.rollout.response import Group
+from srft.rollout.sampler import SamplingParams
+
+_NO_LIMIT = 1 << 30  # tokens of a prompt: the window is what limits it
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """One benchmark of an evaluation.
+
+    Args:
+        name: of its results and of its file of records.
+        groups: a prompt each; `group_id` is the problem's number in the benchmark.
+        params: how responses are drawn.
+        extract: which answer counts: the "boxed" one alone, or failing that the "last" one that is stated.
+        source: where the problems came from.
+        benchmark: None for problems of the user's own.
+    """
+
+    name: str
+    groups: Sequence[Group]
+    params: SamplingParams
+    extract: str
+    source: Source
+    benchmark: Benchmark | None = None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems, in order."""
+        return [group.prompt.problem for group in self.groups]
+
+    @property
+    def grader(self) -> str:
+        """The grader of its problems."""
+        return self.groups[0].prompt.problem.grader
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest prompt and a response together, at most."""
+        return max(len(group.prompt.token_ids) for group in self.groups) + self.params.max_response_length
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What must be alike for its responses to go on being collected."""
+        return {
+            "problems": len(self.groups), "samples": self.params.n, "temperature": self.params.temperature,
+            "top_p": self.params.top_p, "max_response_length": self.params.max_response_length,
+            "extract": self.extract, "grader": self.grader, "sha256": self.source.sha256,
+        }  # fmt: skip
+
+
+def make_tasks(
+    settings: EvaluationSettings,
+    tokenizer: Any,
+    *,
+    template: str | None = None,
+    max_response_length: int | None = None,
+    max_prompt_length: int | None = None,
+    seed: int = 0,
+) -> list[EvaluationTask]:
+    """The benchmarks, then the user's own sets; none where the settings name none.
+
+    Args:
+        template, max_response_length: in place of the protocol's, where the settings say nothing.
+        max_prompt_length: tokens; None for no limit.
+        seed: decides the order of multiple-choice options.
+
+    Raises:
+        SrftError: an unknown benchmark or one named twice, missing or malformed data, a prompt beyond the limit.
+    """
+    protocol = resolve_protocol(settings, template=template, max_response_length=max_response_length)
+    choices = choose_tasks(settings)
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    return [_make_task(c, protocol, tokenizer, data_dir, max_prompt_length or _NO_LIMIT, seed) for c in choices]
+
+
+def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
+    """What the settings name: benchmarks, then sets. Reads no data.
+
+    Raises:
+        SrftError: an unknown benchmark, or one named twice.
+    """
+    choices = choose(settings.benchmarks, settings.limit) if settings.benchmarks else []
+    for name, own in settings.sets.items():
+        if any(choice.name == name for choice in choices):
+            where = f"evaluation.sets.{name}"
+            raise SrftError(f"'{name}' is named twice", where=where, fix="Give the set another name.")
+        choices.append(Choice(name, own.limit or settings.limit, own.path, None, own.split, own.options))
+    return choices
+
+
+def check_window(tasks: Sequence[EvaluationTask], config: Any) -> None:
+    """Whether every prompt and its response fit the model's window.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        SrftError: they do not.
+    """
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for task in tasks:
+        if window and task.longest > window:
+            length = task.params.max_response_length
+            prompt = task.longest - length
+            raise SrftError(
+                f"{task.name}'s longest prompt takes {prompt} tokens and a response up to {length}, "
+                f"the model's window holds {window}",
+                where="sampling.max_response_length",
+                fix=f"Give sampling.max_response_length={max(window - prompt, 1)}, or widen "
+                "model.config.max_position_embeddings.",
+            )
+
+
+def _make_task(
+    choice: Choice, protocol: Protocol, tokenizer: Any, data_dir: Path | None, max_prompt_length: int, seed: int
+) -> EvaluationTask:
+    loaded = load_benchmark(choice, data_dir=data_dir, seed=seed)
+    if loaded.problems[0].grader == "ifeval":
+        ifeval.check(loaded.problems)
+    params = protocol.sampling_of(choice)
+    prompts = tokenize_problems(
+        [
+            replace(p, demonstrations=(), grader=protocol.grader if p.grader == "math" else p.grader)
+            for p in loaded.problems
+        ],
+        tokenizer,
+        template=TEMPLATES[protocol.template],
+        max_prompt_length=max_prompt_length,
+        max_response_length=params.max_response_length,
+    ).prompts
+    groups = [Group(number, prompt) for number, prompt in enumerate(prompts)]
+    return EvaluationTask(choice.name, groups, params, protocol.extract, loaded.source, choice.benchmark)

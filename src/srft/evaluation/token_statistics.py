@@ -1,0 +1,53 @@
+"""What a policy says of sampled responses token by token: entropy, branching factor, log-prob."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from srft.objective.vocabulary import branching_factor
+from srft.policy.forward import Policy
+from srft.policy.micro_batch import ModelInput, make_micro_batches
+from srft.rollout.response import Response
+
+TOKENS_PER_MICRO_BATCH = 16384  # padded tokens of one forward pass
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Means over the tokens of one response, at temperature 1 whatever it was sampled with.
+
+    Args:
+        entropy: of the distribution, nats.
+        rbf: branching factor, tokens that hold 95 % of the probability.
+        logp: log π of the sampled tokens, nats.
+    """
+
+    entropy: float
+    rbf: float
+    logp: float
+
+    def to_json(self) -> dict[str, float]:
+        """As it is recorded, rounded to what a batch's shape does not change."""
+        return {name: round(value, 4 if name == "rbf" else 5) for name, value in asdict(self).items()}
+
+
+@torch.no_grad()
+def measure(policy: Policy, responses: Sequence[Response], pad_token_id: int) -> list[TokenStatistics]:
+    """The statistics of each response, in order; without dropout."""
+    count = torch.tensor([max(len(r.token_ids), 1) for r in responses], dtype=torch.float64)
+    sums = torch.zeros(3, len(responses), dtype=torch.float64)
+    device = next(policy.parameters()).device
+    inputs = [ModelInput(r.prompt.token_ids, r.token_ids, row) for row, r in enumerate(responses) if r.token_ids]
+    training = policy.training
+    policy.eval()
+    try:
+        for batch in make_micro_batches(inputs, TOKENS_PER_MICRO_BATCH, pad_token_id):
+            values = policy(batch.to(device), {"rbf": branching_factor})
+            for total, tokens in zip(sums, (values.entropy, values.quantities["rbf"], values.logp), strict=True):
+                total.index_add_(0, batch.row, tokens.double().cpu())
+    finally:
+        policy.train(training)
+    return [TokenStatistics(*means) for means in (sums / count).T.tolist()]

@@ -1,0 +1,83 @@
+"""Pydantic's findings as one error in words: what is wrong, where, and the nearest known key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from srft.errors import SrftError, did_you_mean
+
+
+def explain(
+    error: ValidationError, where: str, known: Iterable[str] = (), schema: type[BaseModel] | None = None
+) -> SrftError:
+    """The first few findings.
+
+    Args:
+        known: the keys there are, where they are not those of `schema`.
+        schema: of the whole, for suggestions of keys in its sections.
+    """
+    lines, fixes = [], []
+    for finding in error.errors()[:5]:
+        path = _key_path(schema, [str(part) for part in finding["loc"]])
+        key = ".".join(path) or "recipe"
+        if finding["type"] == "extra_forbidden":
+            lines.append(f"unknown key '{key}'")
+            fixes.append(_suggest(path, list(known), schema))
+        elif finding["type"] == "missing":
+            lines.append(f"'{key}' is missing")
+            fixes.append(f"Give {key}=….")
+        elif finding["type"] == "value_error":  # said by a validator of ours
+            lines.append(f"'{key}': {finding['msg'].removeprefix('Value error, ')}")
+        else:
+            lines.append(f"'{key}': {finding['msg']}, got {finding['input']!r}")
+    return SrftError("; ".join(lines), where=where, fix=" ".join(fixes) or "Correct the value.")
+
+
+def _suggest(path: list[str], known: list[str], schema: type[BaseModel] | None) -> str:
+    word = path[-1]
+    if schema is None:
+        return did_you_mean(word, known)
+    for section, field in schema.model_fields.items():
+        if word in getattr(field.annotation, "model_fields", {}):
+            return f"Did you mean '{section}.{word}'?"
+    keys = _keys(schema, path[:-1])
+    if word in keys:  # of another of the sections that stand there by name
+        return f"'{word}' goes with another choice of {'.'.join(path[:-1])}: name that one too."
+    return did_you_mean(word, keys)
+
+
+def _keys(schema: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the section that `path` leads to."""
+    fields: dict[str, Any] = dict(schema.model_fields)
+    for part in path:
+        models = list(_models(fields[part].annotation)) if part in fields else []
+        if models:
+            fields = {name: field for model in models for name, field in model.model_fields.items()}
+    return list(fields)
+
+
+def _key_path(schema: type[BaseModel] | None, location: list[str]) -> list[str]:
+    """The location as the user writes it: without the tag that pydantic adds where a name chooses the section."""
+    fields: dict[str, Any] = dict(schema.model_fields) if schema else {}
+    path, tagged = [], False
+    for part in location:
+        if tagged:
+            tagged = False
+            continue
+        path.append(part)
+        field = fields.get(part)
+        tagged = getattr(field, "discriminator", None) is not None
+        models = list(_models(field.annotation)) if field else []
+        fields = {name: inner for model in models for name, inner in model.model_fields.items()} or fields
+    return path
+
+
+def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+    """The models in a type, e.g. in `Lora | None` or `dict[str, EvaluationSet]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

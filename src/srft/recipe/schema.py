@@ -1,0 +1,136 @@
+"""The recipe: the rooms' sections put together, strict about every key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, create_model
+
+from srft.data.settings import DataSettings
+from srft.objective.registry import Method, Need, get_method
+from srft.policy.load import ModelSettings
+from srft.recipe.explain import explain
+from srft.rollout.prompting import strategies
+from srft.rollout.sampler import SamplingParams
+from srft.rollout.settings import RolloutSettings
+from srft.section import Section
+from srft.training.hooks import hook_types
+from srft.training.settings import (
+    AdvantageSettings,
+    LoggingSettings,
+    OptimSettings,
+    SelectionSettings,
+    TrainingEvaluation,
+    TrainingSettings,
+)
+from srft.verify.settings import VerifySettings
+
+
+class DataSection(DataSettings):
+    """What to train on; with `selection` the policy's own samples take the demonstrations' place."""
+
+    selection: SelectionSettings | None = None
+
+
+class MethodSection(Section):
+    """The method by name, and its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "srft"
+    preset: str | None = None
+    file: str | None = Field(None, description="a Python file of your own that registers the method")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the recipe gives them."""
+        return dict(self.model_extra or {})
+
+
+if TYPE_CHECKING:
+    HooksSection = Section
+else:
+    HooksSection = create_model(
+        "HooksSection",
+        __base__=Section,
+        __doc__="What one algorithm alone needs of a step, by name; null leaves a hook out.",
+        **{name: (hook.Options | None, None) for name, hook in hook_types().items() if hook.Options is not None},
+    )
+
+
+class Recipe(Section):
+    """Everything that a run is made of."""
+
+    name: str = "run"
+    model: ModelSettings
+    data: DataSection
+    rollout: RolloutSettings = RolloutSettings()
+    verify: VerifySettings = VerifySettings()
+    method: MethodSection = MethodSection()
+    advantage: AdvantageSettings = AdvantageSettings()
+    hooks: HooksSection = HooksSection()
+    optim: OptimSettings = OptimSettings()
+    training: TrainingSettings
+    evaluation: TrainingEvaluation = TrainingEvaluation()
+    logging: LoggingSettings = LoggingSettings()
+    stages: tuple[Recipe, ...] = Field((), description="one after another, each a change to the recipe above it")
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """The stages, or the recipe itself where it has none."""
+        return self.stages or (self,)
+
+    @property
+    def title(self) -> str:
+        """Its methods, e.g. "sft → grpo"."""
+        return " → ".join(part.method.name for part in self.parts)
+
+    @property
+    def loss(self) -> Method:
+        """The registered method this recipe names."""
+        return get_method(self.method.name, self.method.file)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """Every option of the method, defaults filled in, checked against the method's signature."""
+        return check_options(self.loss, self.method.options)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method and the shaping of its advantage need."""
+        needs = self.loss.needs(self.method_options)
+        return needs | {"means"} if self.advantage.ppl and "rollouts" in needs else needs
+
+    @property
+    def reads_demonstrations(self) -> bool:
+        """Whether the data must hold demonstrations."""
+        hooks = [hook for name, hook in hook_types().items() if getattr(self.hooks, name, None) is not None]
+        asked = "demonstrations" in self.needs or any(hook.reads_demonstrations for hook in hooks)
+        strategy = strategies()[self.rollout.prompting.strategy]
+        return (asked and self.data.selection is None) or strategy.reads_demonstrations
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How a step's rollouts are drawn: n, less the demonstrations' places where these replace rollouts."""
+        replaced = self.rollout.demonstrations if self.rollout.demo_slots == "replace" else 0
+        n = self.rollout.n - (replaced if "demonstrations" in self.needs else 0)
+        values = {name: getattr(self.rollout, name) for name in SamplingParams.model_fields}
+        return SamplingParams(**values | {"n": n})
+
+    def to_yaml(self) -> str:
+        """The whole recipe with its defaults."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def check_options(method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """The method's options with defaults filled in.
+
+    Raises:
+        SrftError: an unknown option, or a value of another type.
+    """
+    fields: dict[str, Any] = dict(method.options)
+    schema = create_model(f"{method.name} options", __config__=ConfigDict(extra="forbid", strict=False), **fields)
+    try:
+        return dict(schema.model_validate(options))
+    except ValidationError as error:
+        raise explain(error, "method", fields) from None

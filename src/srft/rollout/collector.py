@@ -1,0 +1,139 @@
+"""From prompts to graded responses: the policy's rollouts, and the expert's demonstrations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from srft.data.problem import Problem
+from srft.objective.registry import Need
+from srft.rollout.prompting import Prompting
+from srft.rollout.response import Group, Response
+from srft.rollout.sampler import Sampler, SampleRequest, SamplingParams
+from srft.seed import derive_seed
+from srft.verify.grade import Grade
+
+GradeFunction = Callable[[Sequence[tuple[Problem, str]]], list[Grade]]
+
+
+class Collector:
+    """Samples and grades. Keeps the demonstrations' grades, which never change.
+
+    Args:
+        grade: problems with response texts to grades, in order: `Verifier.grade`.
+        seed: the run's.
+        prompting: what a group is asked in a training step; the prompt as it is if left out.
+    """
+
+    def __init__(
+        self, sampler: Sampler, grade: GradeFunction, tokenizer: Any, seed: int, prompting: Prompting | None = None
+    ) -> None:
+        self.sampler, self.grade, self.tokenizer, self.seed = sampler, grade, tokenizer, seed
+        self.prompting = prompting or Prompting()
+        self._demo_grades: dict[tuple[str, str], Grade] = {}
+
+    def collect(
+        self,
+        groups: Sequence[Group],
+        needs: frozenset[Need],
+        params: SamplingParams,
+        demonstrations: int,
+        step: int,
+    ) -> list[Response]:
+        """What the method needs of a step: each group's rollouts, then its demonstrations.
+
+        Args:
+            params: `n` rollouts of each group.
+            demonstrations: of each group, at most.
+            step: the step's number in the run.
+        """
+        asked_groups: list[Group] = []
+        variants: dict[tuple[int, int], list[Group]] = defaultdict(list)
+        for group in groups:
+            if "rollouts" not in needs:
+                asked_groups.append(group)
+                continue
+            asked = self.prompting.ask(group.prompt, params.n, step, group.group_id)
+            asked_groups.append(replace(group, prompt=asked.prompt))
+            for k, variant in enumerate(asked.variants):
+                variants[k, variant.n].append(replace(group, prompt=variant.prompt))
+        responses = []
+        for (k, n), chosen in variants.items():
+            purpose = f"step {step}" + (f", way {k}" if k else "")  # seeds of earlier runs stay what they were
+            responses += self.sample(chosen, params.model_copy(update={"n": n}), purpose)
+        if "demonstrations" in needs:
+            responses += self.demonstrations(asked_groups, demonstrations, params.temperature)
+        return sorted(responses, key=lambda r: (r.group_id, r.is_demo))
+
+    def sample(
+        self,
+        groups: Sequence[Group],
+        params: SamplingParams,
+        purpose: str,
+        to_graded: Callable[[str], str] = lambda text: text,
+        grade: GradeFunction | None = None,
+    ) -> list[Response]:
+        """`params.n` graded rollouts of each group, in order.
+
+        Args:
+            purpose: the step, or the evaluation; it seeds the draws together with the group's id.
+            to_graded: from a prompt's opening and the response to the text that is graded.
+            grade: in place of the collector's own.
+        """
+        requests = [SampleRequest(g.prompt.token_ids, derive_seed(self.seed, purpose, g.group_id)) for g in groups]
+        sampled = self.sampler.sample(requests, params)
+        drawn = [(group, one) for group, samples in zip(groups, sampled, strict=True) for one in samples]
+        texts = [self._decode(one.token_ids) for _, one in drawn]
+        graded_texts = [to_graded(g.prompt.opening + text) for (g, _), text in zip(drawn, texts, strict=True)]
+        grades = (grade or self.grade)(
+            [(g.prompt.problem, text) for (g, _), text in zip(drawn, graded_texts, strict=True)]
+        )
+        return [
+            Response(
+                group.group_id,
+                group.prompt,
+                one.token_ids,
+                is_demo=False,
+                truncated=one.truncated,
+                text=text,
+                reward=graded.reward,
+                verdict=graded.verdict,
+                temperature=params.temperature or 1.0,
+                sampler_logprobs=one.logprobs,
+                details=graded.details,
+            )
+            for (group, one), text, graded in zip(drawn, texts, grades, strict=True)
+        ]
+
+    def demonstrations(self, groups: Sequence[Group], per_group: int, temperature: float = 1.0) -> list[Response]:
+        """The first `per_group` demonstrations of each group, graded like any other response."""
+        responses = []
+        for group in groups:
+            for demonstration in group.prompt.demonstrations[:per_group]:
+                text = self._decode(demonstration.token_ids)
+                graded = self._demo_grade(group.prompt.problem, group.prompt.opening + text)
+                responses.append(
+                    Response(
+                        group.group_id,
+                        group.prompt,
+                        demonstration.token_ids,
+                        is_demo=True,
+                        truncated=demonstration.truncated,
+                        text=text,
+                        reward=graded.reward,
+                        verdict=graded.verdict,
+                        temperature=temperature,
+                    )
+                )
+        return responses
+
+    def _demo_grade(self, problem: Problem, text: str) -> Grade:
+        key = (problem.answer, text)
+        if key not in self._demo_grades:
+            self._demo_grades[key] = self.grade([(problem, text)])[0]
+        return self._demo_grades[key]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)

@@ -1,0 +1,77 @@
+"""A graded response: the policy's own rollout, or an expert's demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from srft.data.tokenize import Prompt
+from srft.policy.micro_batch import ModelInput
+from srft.verify.grade import Verdict
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt whose responses are compared with one another.
+
+    Args:
+        group_id: its place in the step, from 0; in an evaluation its number in the benchmark.
+        prompt: what is answered.
+    """
+
+    group_id: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True)
+class Response:
+    """One graded response.
+
+    Args:
+        group_id: of its `Group`; the responses of one group are compared with one another.
+        prompt: what it answers, e.g. with a hint at its end that other rollouts of the group do not have.
+        token_ids: token ids, the stop token included where it ended by itself, e.g. (8, 2).
+        is_demo: a demonstration; else the policy's own rollout.
+        truncated: cut at the length limit.
+        text: the decoded tokens.
+        reward: the grader's score, 1 for right.
+        verdict: right, wrong, unparsable or timeout.
+        temperature: the policy's distribution that it is scored under, in sampling and training alike.
+        sampler_logprobs: the sampler's log-prob of each token (nats); None for a demonstration.
+        details: what else the grader said, by name.
+    """
+
+    group_id: int
+    prompt: Prompt
+    token_ids: Sequence[int]
+    is_demo: bool
+    truncated: bool
+    text: str
+    reward: float
+    verdict: Verdict
+    temperature: float = 1.0
+    sampler_logprobs: Sequence[float] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_correct(self) -> bool:
+        """The reward is that of a right answer."""
+        return self.reward >= 1
+
+    def model_input(self, row: int) -> ModelInput:
+        """As the policy scores it; `row` is its row in the step's table."""
+        return ModelInput(self.prompt.token_ids, self.token_ids, row, self.temperature, self.sampler_logprobs)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is saved in the run directory."""
+        return {
+            "prompt": self.prompt.problem.prompt,
+            "answer": self.prompt.problem.answer,
+            "response": self.text,
+            "is_demo": self.is_demo,
+            "reward": self.reward,
+            "verdict": self.verdict.value,
+            "tokens": len(self.token_ids),
+            "truncated": self.truncated,
+        }

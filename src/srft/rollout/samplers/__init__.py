@@ -1,0 +1,28 @@
+"""The samplers by name. A backend is one file of this folder."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from srft.rollout.sampler import Sampler
+
+
+def samplers() -> dict[str, type[Sampler]]:
+    """The backends by name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return {cls.name: cls for cls in sorted(Sampler.__subclasses__(), key=lambda cls: cls.name)}
+
+
+def pick_sampler(engine: str, processes: int = 1) -> type[Sampler]:
+    """The backend of that name; for `auto` the preferred one, else transformers.
+
+    Raises:
+        SrftError: it cannot run here.
+    """
+    known = samplers()
+    if engine == "auto":
+        return next((cls for cls in known.values() if cls.is_preferred(processes)), known["transformers"])
+    known[engine].check(processes)
+    return known[engine]

@@ -1,0 +1,35 @@
+"""The `rollout` section of a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Union
+
+from pydantic import Field, field_validator
+
+from srft.rollout.engine import SamplerSettings
+from srft.rollout.prompting import Prompting, strategies
+from srft.rollout.sampler import SamplingParams
+
+if TYPE_CHECKING:
+    PromptingOptions = Any
+else:
+    PromptingOptions = Union[tuple(strategy.Options for strategy in strategies().values())]  # noqa: UP007
+
+
+class RolloutSettings(SamplingParams, SamplerSettings):
+    """How a step's responses are drawn, and what else is in the group."""
+
+    temperature: float = Field(1.0, gt=0)
+    demonstrations: int = Field(1, gt=0, description="demonstrations per prompt")
+    demo_slots: Literal["add", "replace"] = Field("add", description="n rollouts + demos, or n in all (LUFFY's code)")
+    prompting: PromptingOptions = Field(
+        Prompting.Options(),
+        discriminator="strategy",
+        description="what the policy is asked: a strategy and its options",
+    )
+
+    @field_validator("prompting", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        """Options without a strategy are those of the plain one."""
+        return {"strategy": Prompting.name, **value} if isinstance(value, dict) else value

@@ -1,0 +1,209 @@
+"""Before any expensive work: read the data and check everything that can be wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from srft.data.load import load_problems
+from srft.data.problem import Problem
+from srft.data.template import TEMPLATES, Template
+from srft.data.tokenize import Counts, Prompt, TokenizedProblems, check_tokenizer, tokenize_problems
+from srft.errors import SrftError
+from srft.evaluation.task import EvaluationTask, make_tasks
+from srft.policy.load import load_config, load_tokenizer, pad_token_id
+from srft.recipe.schema import Recipe
+from srft.rollout.prompting import Prompting, PromptingContext, strategies
+from srft.training.preference import check_pairs
+from srft.verify.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's resolved parts, checked, without the model's weights.
+
+    Args:
+        prompts: to train on; `counts` of them and of what was cut or dropped.
+        problems: all that were read and whose answers grade, with and without a demonstration that fits.
+        evaluations: the benchmarks.
+        dropped_answers: problems left out because their answer does not grade as equal to itself.
+        dropped_prompts: prompts left out because every demonstration of theirs was over the limit.
+    """
+
+    recipe: Recipe
+    config: PretrainedConfig
+    tokenizer: Any
+    problems: list[Problem]
+    prompts: list[Prompt]
+    counts: Counts
+    evaluations: list[EvaluationTask]
+    dropped_answers: int
+    dropped_prompts: int
+
+    @property
+    def steps(self) -> int:
+        """Of the stage."""
+        training = self.recipe.training
+        if training.steps is not None:
+            return training.steps
+        return math.ceil((training.epochs or 0) * len(self.prompts) / training.prompts_per_step)
+
+    @property
+    def template(self) -> Template:
+        """Of the prompts."""
+        return TEMPLATES[self.recipe.data.template]
+
+    @cached_property
+    def prompting(self) -> Prompting:
+        """What the policy is asked for a prompt's group."""
+        options, data = self.recipe.rollout.prompting, self.recipe.data
+        context = PromptingContext(
+            self.problems,
+            self.tokenizer,
+            self.template,
+            max_prompt_length=data.max_prompt_length,
+            max_response_length=self.recipe.rollout.max_response_length,
+            steps=self.steps,
+            seed=self.recipe.training.seed,
+        )
+        return strategies()[options.strategy](options, context)
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that a prompt, what is added to it, and a response may take together."""
+        longest = [task.params.max_response_length for task in self.evaluations]
+        response = max([self.recipe.rollout.max_response_length, *longest])
+        return self.recipe.data.max_prompt_length + self.prompting.extra_tokens + response
+
+    @property
+    def pad_token_id(self) -> int:
+        """What fills a batch."""
+        return pad_token_id(self.tokenizer)
+
+
+def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
+    """Load what a run (or one of its stages) reads and check it.
+
+    Raises:
+        SrftError: for anything that would make the run fail or mean something else than the recipe says.
+    """
+    data, training = recipe.data, recipe.training
+    recipe.rollout.resolve(processes)
+    _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
+    config = load_config(recipe.model)
+    tokenizer = load_tokenizer(recipe.model)
+    check_tokenizer(tokenizer, f"model.path: {recipe.model.path}")
+    problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
+    kept = _with_good_answers(problems, recipe, verifier)
+    if recipe.reads_demonstrations:
+        _check_demonstrations(kept, recipe.method.name)
+    read = _tokenized(recipe, tokenizer, kept)
+    prompts = _usable(read.prompts, recipe, recipe.reads_demonstrations)
+    if "preferences" in recipe.needs and data.selection is None:
+        check_pairs(prompts, f"data.path: {data.path}")
+    plan = Plan(
+        recipe,
+        config,
+        tokenizer,
+        problems=kept,
+        prompts=prompts,
+        counts=read.counts,
+        evaluations=_evaluations(recipe, tokenizer),
+        dropped_answers=len(problems) - len(kept),
+        dropped_prompts=len(read.prompts) - len(prompts),
+    )
+    _check_window(config, plan.longest_sequence)
+    return plan
+
+
+def with_problems(plan: Plan, problems: list[Problem]) -> Plan:
+    """The plan on other problems: those of a selection."""
+    read = _tokenized(plan.recipe, plan.tokenizer, problems)
+    prompts = _usable(read.prompts, plan.recipe, demonstrations=True)
+    dropped = len(read.prompts) - len(prompts)
+    return replace(plan, prompts=prompts, counts=read.counts, dropped_prompts=dropped)
+
+
+def _evaluations(recipe: Recipe, tokenizer: Any) -> list[EvaluationTask]:
+    return make_tasks(
+        recipe.evaluation,
+        tokenizer,
+        template=recipe.data.template,
+        max_response_length=recipe.rollout.max_response_length,
+        max_prompt_length=recipe.data.max_prompt_length,
+        seed=recipe.training.seed,
+    )
+
+
+def _tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> TokenizedProblems:
+    return tokenize_problems(
+        problems,
+        tokenizer,
+        template=TEMPLATES[recipe.data.template],
+        max_prompt_length=recipe.data.max_prompt_length,
+        max_response_length=recipe.rollout.max_response_length,
+        long_demonstrations=recipe.data.long_demonstrations,
+    )
+
+
+def _usable(prompts: list[Prompt], recipe: Recipe, demonstrations: bool) -> list[Prompt]:
+    """All prompts, or those with a demonstration."""
+    usable = [p for p in prompts if p.demonstrations] if demonstrations else prompts
+    if not usable:
+        raise SrftError(
+            f"every demonstration is longer than {recipe.rollout.max_response_length} tokens",
+            where=f"data.path: {recipe.data.path}",
+            fix="Raise rollout.max_response_length or set data.long_demonstrations: truncate.",
+        )
+    return usable
+
+
+def _check_split(prompts: int, updates: int, processes: int) -> None:
+    if prompts % updates or prompts // updates < processes:
+        raise SrftError(
+            f"{prompts} prompts cannot be shared by {updates} updates of {processes} processes",
+            where="training.prompts_per_step",
+            fix=f"Make it a multiple of optim.updates_per_batch, and at least {updates * processes}.",
+        )
+
+
+def _check_window(config: PretrainedConfig, needed: int) -> None:
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if window and needed > window:
+        raise SrftError(
+            f"a prompt and response may take {needed} tokens, the model's window holds {window}",
+            where="rollout.max_response_length",
+            fix="Lower it or data.max_prompt_length, or widen model.config.max_position_embeddings.",
+        )
+
+
+def _check_demonstrations(problems: list[Problem], method: str) -> None:
+    missing = [p.where for p in problems if not p.demonstrations]
+    if missing:
+        raise SrftError(
+            f"{len(missing)} of {len(problems)} problems have no demonstration, and '{method}' needs one each",
+            where=missing[0],
+            fix="Add a column `completion`, `target` or `demonstrations`, or use a method without them (grpo).",
+        )
+
+
+def _with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifier) -> list[Problem]:
+    if "rollouts" not in recipe.needs and recipe.data.selection is None:
+        return problems  # rewards play no part
+    bad = [p for p in problems if not p.answer]
+    bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
+    if not bad:
+        return problems
+    if recipe.data.bad_answers == "error":
+        listed = ", ".join(f"{p.where}: {p.answer!r}" for p in bad[:5])
+        raise SrftError(
+            f"{len(bad)} answers do not grade as equal to themselves: {listed}",
+            where=f"data.path: {recipe.data.path}",
+            fix="Correct those answers, or leave them out with data.bad_answers: drop.",
+        )
+    places = {id(p) for p in bad}
+    return [p for p in problems if id(p) not in places]

@@ -1,0 +1,67 @@
+"""What `--dry-run` shows: the plan of a run before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+from srft.errors import SrftError
+from srft.recipe.schema import Recipe
+from srft.run.estimate import check_size, estimate, gib
+from srft.run.plan import make_plan
+from srft.verify.verifier import Verifier
+
+
+def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
+    """Print the resolved recipe and, for each stage, data counts, a prompt, and what it takes; train nothing.
+
+    Raises:
+        SrftError: for whatever would make the run fail.
+    """
+    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
+    verify = recipe.verify
+    with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
+        for stage, part in enumerate(recipe.parts, 1):
+            if recipe.stages:
+                console.rule(f"stage {stage} of {len(recipe.stages)}")
+            _show_part(part, verifier, out, console)
+
+
+def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Console) -> None:
+    """The plan of one stage, or of a recipe without any."""
+    plan = make_plan(recipe, verifier)
+    size = estimate(plan)
+    first = plan.prompts[0]
+    options = json.dumps(recipe.method_options)
+    console.print(f"method {recipe.method.name}: {escape(options)}")
+    counts = plan.counts
+    console.print(
+        f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
+        f"({counts.truncated} truncated, {counts.dropped} dropped as too long), "
+        f"{plan.dropped_prompts} prompts left out for it, {plan.dropped_answers} for their answer; "
+        f"{len(plan.prompts)} to train on"
+    )
+    if chosen := recipe.data.selection:
+        console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")
+    for task in plan.evaluations:
+        console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
+    console.rule("a prompt")
+    console.print(escape(plan.tokenizer.decode(first.token_ids)), markup=False, highlight=False)
+    if first.demonstrations:
+        console.rule("its demonstration")
+        text = plan.tokenizer.decode(first.demonstrations[0].token_ids)
+        console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
+    console.rule("estimate")
+    console.print(f"{size.parameters / 1e6:.1f} M parameters, {size.trainable / 1e6:.1f} M of them trained")
+    parts = ", ".join(f"{part} {gib(amount)}" for part, amount in size.memory.items() if amount)
+    console.print(f"memory per process about {gib(size.total_memory)}: {parts}")
+    console.print(f"checkpoints up to {gib(size.disk)}")
+    console.print(f"{plan.steps} steps, about {size.seconds / 60:.1f} minutes on this machine (a rough guide)")
+    try:
+        check_size(size, out or Path("runs"))
+    except SrftError as error:
+        console.print(f"[yellow]Would not start here:[/yellow] {escape(str(error))}")

@@ -1,0 +1,125 @@
+"""The policy's own graded samples as demonstrations or pairs: before a stage, or from a run's saved rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from srft.data.files import read_jsonl
+from srft.data.problem import Problem
+from srft.data.template import TEMPLATES
+from srft.data.tokenize import tokenize_problems
+from srft.errors import SrftError
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings, load_model, load_tokenizer, pad_token_id
+from srft.policy.micro_batch import ModelInput
+from srft.policy.placement import for_inference
+from srft.processes import first, gather
+from srft.recipe.load import load_recipe
+from srft.rollout.collector import Collector
+from srft.rollout.response import Group
+from srft.run.plan import Plan, with_problems
+from srft.training.run_dir import RunDir
+from srft.training.selection import (
+    Candidate,
+    SampleScore,
+    needs_scores,
+    read_selection,
+    score_samples,
+    select,
+    write_selection,
+)
+from srft.training.settings import SelectionSettings
+
+NO_LIMIT = 10**9  # tokens
+
+
+def with_selection(
+    plan: Plan, policy: Policy, collector: Collector, accelerator: Accelerator, file: Path, stage: int
+) -> Plan:
+    """The plan on the policy's own selected samples, where its recipe asks for them; they are kept in `file`."""
+    settings = plan.recipe.data.selection
+    if settings is None:
+        return plan
+    if not file.exists():
+        candidates = _candidates(plan, settings, policy, collector, accelerator, f"selection {stage}")
+        chosen = select(candidates, settings, plan.recipe.training.seed)
+        first(accelerator, lambda: write_selection(file, chosen))
+    return with_problems(plan, read_selection(file))
+
+
+def _candidates(
+    plan: Plan,
+    settings: SelectionSettings,
+    policy: Policy,
+    collector: Collector,
+    accelerator: Accelerator,
+    purpose: str,
+) -> list[Candidate]:
+    """Graded samples of every prompt, over all ranks."""
+    groups = [Group(i, prompt) for i, prompt in enumerate(plan.prompts)]
+    mine = groups[accelerator.process_index :: accelerator.num_processes]
+    params = plan.recipe.sampling.model_copy(update={"n": settings.n})
+    max_tokens = plan.recipe.training.tokens_per_micro_batch
+    with accelerator.autocast():
+        responses = collector.sample(mine, params, purpose)
+        scores = [SampleScore()] * len(responses)
+        if needs_scores(settings):
+            inputs = [r.model_input(i) for i, r in enumerate(responses)]
+            scores = score_samples(policy, inputs, max_tokens, plan.pad_token_id)
+    rows = [(r.group_id, r.text, r.is_correct, *astuple(s)) for r, s in zip(responses, scores, strict=True)]
+    return [
+        Candidate(plan.prompts[group_id].problem, text, is_correct, SampleScore(entropy, branching))
+        for group_id, text, is_correct, entropy, branching in sorted(gather(accelerator, rows))
+    ]
+
+
+def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None = None) -> list[Candidate]:
+    """The rollouts that a run saved, scored where `settings` need it by `model` (its newest checkpoint if left out).
+
+    Raises:
+        SrftError: it saved none.
+    """
+    rows = [row for file in sorted(run.path.glob("rollouts/step-*.jsonl")) for _, row in read_jsonl(file)]
+    rows = [row for row in rows if not row["is_demo"]]
+    if not rows:
+        raise SrftError("no saved rollouts", where=f"{run.path}/rollouts", fix="Name the directory of a run with RL.")
+    problems = [Problem(_prompt(row["prompt"]), row["answer"]) for row in rows]
+    scores = [SampleScore()] * len(rows)
+    if needs_scores(settings):
+        scores = _scores_of_saved(run, rows, problems, model)
+    return [
+        Candidate(problem, row["response"], row["reward"] >= 1, score)
+        for problem, row, score in zip(problems, rows, scores, strict=True)
+    ]
+
+
+def _scores_of_saved(
+    run: RunDir, rows: Sequence[dict[str, Any]], problems: Sequence[Problem], model: str | None
+) -> list[SampleScore]:
+    recipe = load_recipe(run.path / "recipe.yaml")
+    source = ModelSettings(path=model or str(run.checkpoint))
+    tokenizer = load_tokenizer(source)
+    prompts = tokenize_problems(
+        problems,
+        tokenizer,
+        template=TEMPLATES[recipe.data.template],
+        max_prompt_length=NO_LIMIT,
+        max_response_length=NO_LIMIT,
+    ).prompts
+    inputs = []
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+        response_ids = ids if row["truncated"] else [*ids, tokenizer.eos_token_id]
+        inputs.append(ModelInput(prompt.token_ids, response_ids, i, recipe.rollout.temperature))
+    policy = for_inference(Policy(load_model(source)), "fp32")
+    max_tokens = recipe.training.tokens_per_micro_batch
+    return score_samples(policy, inputs, max_tokens, pad_token_id(tokenizer))
+
+
+def _prompt(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(value)

@@ -1,0 +1,174 @@
+"""From a plan to what a stage works with: the policy, what samples and grades with it, and the loop around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import get_scheduler
+
+from srft.evaluation.evaluator import Evaluator
+from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
+from srft.policy.forward import Critic, Policy
+from srft.policy.load import load_model
+from srft.rollout.collector import Collector
+from srft.rollout.engine import make_sampler
+from srft.run.plan import Plan
+from srft.training.batches import Batcher
+from srft.training.collect import StepCollector
+from srft.training.display import Display
+from srft.training.hooks import HookContext, make_hooks
+from srft.training.loop import Loop, StageSpan
+from srft.training.prompt_stream import PromptStream
+from srft.training.run_dir import RunDir
+from srft.training.settings import AdvantageSettings
+from srft.training.update import TrainedNetwork, Updater
+from srft.verify.verifier import Verifier
+
+
+def make_policy(plan: Plan, accelerator: Accelerator, checkpoint: Path | None) -> Policy:
+    """The policy of a stage, with the checkpoint's weights where there is one."""
+    return Policy(load_model(plan.recipe.model, checkpoint)).to(accelerator.device)
+
+
+def make_collector(plan: Plan, policy: Policy, accelerator: Accelerator, verifier: Verifier) -> Collector:
+    """What samples from the policy and grades."""
+    recipe = plan.recipe
+    sampler = make_sampler(
+        recipe.rollout,
+        policy,
+        recipe.model,
+        plan.tokenizer,
+        max_model_len=plan.longest_sequence,
+        processes=accelerator.num_processes,
+    )
+    return Collector(sampler, verifier.grade, plan.tokenizer, recipe.training.seed, plan.prompting)
+
+
+def make_loop(
+    plan: Plan,
+    span: StageSpan,
+    policy: Policy,
+    collector: Collector,
+    accelerator: Accelerator,
+    run_dir: RunDir,
+    display: Display,
+) -> Loop:
+    """The loop of a stage."""
+    recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
+    trained_policy = _trained(policy, plan, accelerator, optim.lr)
+    updater = Updater(
+        trained_policy,
+        accelerator,
+        recipe.loss,
+        recipe.method_options,
+        optim.max_grad_norm,
+        reference=_reference(plan, accelerator),
+        auxiliary=_auxiliary_networks(plan, accelerator),
+        shaping=_shaping(recipe.advantage),
+    )
+
+    def make_updater(method: str, lr: float | None) -> Updater:
+        """Of the same policy, with an optimizer of its own."""
+        optimizer = accelerator.prepare(_optimizer(trained_policy.network, plan, lr or optim.lr))
+        network = TrainedNetwork(trained_policy.network, optimizer)
+        return Updater(network, accelerator, get_method(method), {}, optim.max_grad_norm)
+
+    batcher = Batcher(
+        accelerator,
+        max_response_length=recipe.rollout.max_response_length,
+        tokens_per_micro_batch=training.tokens_per_micro_batch,
+        pad_token_id=plan.pad_token_id,
+    )
+    context = HookContext(
+        method=recipe.loss,
+        method_options=recipe.method_options,
+        make_updater=make_updater,
+        collector=collector,
+        batcher=batcher,
+        accelerator=accelerator,
+        prompts=plan.prompts,
+        demonstrations=recipe.rollout.demonstrations,
+        seed=training.seed,
+        first_step=span.first_step,
+    )
+    hooks = make_hooks(recipe.hooks, context)
+    collect = StepCollector(
+        PromptStream(plan.prompts, training.seed),
+        collector,
+        accelerator,
+        sampling=recipe.sampling,
+        demonstrations=recipe.rollout.demonstrations,
+        prompts_per_step=training.prompts_per_step,
+        first_step=span.first_step,
+        wrap=[hook.collect for hook in hooks],
+    )
+    evaluator = Evaluator(
+        plan.evaluations,
+        collector,
+        accelerator,
+        seed_purpose="evaluation {}",
+        policy=policy if recipe.evaluation.statistics else None,
+        pad_token_id=plan.pad_token_id,
+    )
+    warmup = round(optim.warmup * span.steps)
+    return Loop(
+        span,
+        training,
+        recipe.evaluation,
+        recipe.logging,
+        updates_per_batch=optim.updates_per_batch,
+        needs=recipe.needs,
+        accelerator=accelerator,
+        updater=updater,
+        scheduler=get_scheduler(optim.schedule_name, trained_policy.optimizer.optimizer, warmup, span.steps),
+        collect=collect,
+        batcher=batcher,
+        hooks=hooks,
+        evaluator=evaluator,
+        run_dir=run_dir,
+        display=display,
+    )
+
+
+def _trained(network: Any, plan: Plan, accelerator: Accelerator, lr: float) -> TrainedNetwork:
+    return TrainedNetwork(*accelerator.prepare(network, _optimizer(network, plan, lr)))
+
+
+def _optimizer(network: Any, plan: Plan, lr: float) -> torch.optim.Optimizer:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optim = plan.recipe.optim
+    return torch.optim.AdamW(parameters, lr=lr, betas=optim.betas, weight_decay=optim.weight_decay)
+
+
+def _auxiliary_networks(plan: Plan, accelerator: Accelerator) -> dict[str, TrainedNetwork]:
+    """The critic or the reward model, where the method needs one."""
+    recipe, networks = plan.recipe, {}
+    lr = recipe.optim.auxiliary_lr or recipe.optim.lr
+    if "critic" in recipe.needs:
+        critic = Critic(load_model(recipe.model.model_copy(update={"lora": None}))).to(accelerator.device)
+        networks["critic"] = _trained(critic, plan, accelerator, lr)
+    if "reward_model" in recipe.needs:
+        reward_model = Policy(load_model(recipe.model)).to(accelerator.device)
+        networks["reward_model"] = _trained(reward_model, plan, accelerator, lr)
+    return networks
+
+
+def _reference(plan: Plan, accelerator: Accelerator) -> Policy | None:
+    if not plan.recipe.needs & {"reference", "reference_distribution"}:
+        return None
+    return Policy(load_model(plan.recipe.model)).to(accelerator.device).eval().requires_grad_(False)
+
+
+def _shaping(advantage: AdvantageSettings) -> tuple[Callable[[Tokens], Tensor], ...]:
+    ppl, position = advantage.ppl, advantage.position
+    shaping: list[Callable[[Tokens], Tensor]] = []
+    if ppl:
+        shaping.append(lambda t: ppl_shaping(t, ppl.alpha))
+    if position:
+        shaping.append(lambda t: position_shaping(t, position.alpha, position.steps))
+    return tuple(shaping)

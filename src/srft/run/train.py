@@ -1,0 +1,206 @@
+"""Training as a recipe says: a recipe in, a run directory out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list, set_seed
+from rich.console import Console
+from transformers import AutoModelForCausalLM
+
+from srft.data.files import write_json
+from srft.errors import SrftError
+from srft.evaluation.contamination import overlap, warning
+from srft.policy.placement import pick_device, pick_precision
+from srft.processes import first
+from srft.recipe.load import load_recipe
+from srft.recipe.schema import Recipe
+from srft.run.environment import environment
+from srft.run.estimate import check_size, estimate
+from srft.run.plan import Plan, make_plan
+from srft.run.preference import train_preferences
+from srft.run.select import with_selection
+from srft.run.stage import make_collector, make_loop, make_policy
+from srft.training.checkpoint import load_state
+from srft.training.display import Display
+from srft.training.loop import StageSpan
+from srft.training.run_dir import RunDir
+from srft.verify.verifier import Verifier
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or interrupted run: `directory` reads its files."""
+
+    directory: RunDir
+    finished: bool
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict a step; docs/metrics.md says what is in it."""
+        return self.directory.metrics
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One dict an evaluated benchmark and step."""
+        return self.directory.evaluations
+
+    def load(self) -> Any:
+        """The trained model, by transformers."""
+        return AutoModelForCausalLM.from_pretrained(self.directory.checkpoint)
+
+
+def train(
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train as the recipe says; the same call on every process of a launch.
+
+    Args:
+        recipe: from `load_recipe`; when resuming, the run's own if left out.
+        out: the run directory, `runs/<recipe>-<time>` if left out.
+        resume: continue the run in `out` from its newest checkpoint.
+        console: where to show progress; silent if left out.
+
+    Raises:
+        SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
+    """
+    if resume:
+        if out is None or not (Path(out) / "recipe.yaml").is_file():
+            raise SrftError("there is no run to continue", where=f"--out {out}", fix="Name its folder with --out.")
+        recipe = recipe or load_recipe(Path(out) / "recipe.yaml")
+    if recipe is None:
+        raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
+    accelerator = _accelerator(recipe, out)
+    run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
+    state = load_state(run_dir.checkpoint) if resume else None
+    set_seed(recipe.training.seed)
+    with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
+        plans = _preflight(recipe, run_dir, accelerator, verifier)
+        _open(run_dir, recipe, state, accelerator)
+        display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
+        if accelerator.is_main_process:
+            _report_overlap(plans, run_dir, display)
+        if recipe.logging.trackers:
+            accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
+        finished = _train_stages(plans, state, accelerator, verifier, run_dir, display)
+    accelerator.end_training()
+    if finished:
+        model = f" (model: {run_dir.checkpoint})" if run_dir.checkpoints else ""
+        display.say(f"Done: {run_dir.path}{model}")
+    else:
+        display.say(f"Saved. To continue: srft train --resume --out {run_dir.path}")
+    return Run(run_dir, finished)
+
+
+def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifier: Verifier) -> list[Plan]:
+    """A plan for each stage, each checked against data, model and machine."""
+    plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
+    for plan in plans:
+        check_size(estimate(plan), run_dir.path, accelerator.num_processes)
+    return plans
+
+
+def _open(run_dir: RunDir, recipe: Recipe, state: Mapping[str, Any] | None, accelerator: Accelerator) -> None:
+    """Start the run directory, or take it back to the state that the run continues from."""
+    if state is None:
+        seed = recipe.training.seed
+        first(accelerator, lambda: run_dir.create(recipe.to_yaml(), environment(seed)))
+    else:
+        step = state["first_step"] + state["step"]
+        first(accelerator, lambda: run_dir.rewind(step, state["stage"], recipe.to_yaml()))
+
+
+def _train_stages(
+    plans: Sequence[Plan],
+    state: Mapping[str, Any] | None,
+    accelerator: Accelerator,
+    verifier: Verifier,
+    run_dir: RunDir,
+    display: Display,
+) -> bool:
+    """Train stage after stage, from `state` on. Returns False when it was interrupted."""
+    first_step = 0
+    for stage, plan in enumerate(plans, 1):
+        if state and stage < state["stage"]:
+            continue
+        here = state if state and stage == state["stage"] else None
+        first_step = here["first_step"] if here else first_step
+        checkpoint = run_dir.checkpoint if run_dir.checkpoints else None
+        policy = make_policy(plan, accelerator, checkpoint)
+        collector = make_collector(plan, policy, accelerator, verifier)
+        plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
+        display.say(_headline(plan, accelerator, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
+        span = StageSpan(stage, first_step, plan.steps)
+        loop = make_loop(plan, span, policy, collector, accelerator, run_dir, display)
+        if here:
+            loop.restore(here)
+        start = here["step"] if here else 0
+        finished = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
+        first_step += plan.steps
+        collector.sampler.close()
+        accelerator.free_memory()
+        if not finished or (loop.interruption.requested and stage < len(plans)):
+            return False
+    return True
+
+
+def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
+    device = pick_device(recipe.training.device)
+    precision = pick_precision(recipe.training.precision, device)
+    AcceleratorState._reset_state()  # another run of this process may have had another precision
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        log_with=list(recipe.logging.trackers) or None,
+        project_dir=str(out or "runs"),
+    )
+
+
+def _report_overlap(plans: Sequence[Plan], run_dir: RunDir, display: Display) -> None:
+    """contamination.json: which problems of the evaluations stand in the training prompts; a warning if any do."""
+    prompts = [p.problem for plan in plans for p in plan.prompts]
+    sets = {task.name: [g.prompt.problem for g in task.groups] for plan in plans for task in plan.evaluations}
+    overlaps = overlap(prompts, sets)
+    write_json(run_dir.path / "contamination.json", {name: o.to_json() for name, o in overlaps.items()})
+    if line := warning(overlaps):
+        display.say(line)
+
+
+def _agree(path: str) -> str:
+    """The first process's path, for all: the default has the time in it."""
+    return str(broadcast_object_list([path])[0])
+
+
+def _headline(plan: Plan, accelerator: Accelerator, run_dir: RunDir, stage: str) -> str:
+    recipe, counts, lost = plan.recipe, plan.counts, ""
+    rollouts = recipe.sampling.n if "rollouts" in recipe.needs else "no"
+    if counts.truncated or counts.dropped or plan.dropped_answers:
+        lost = (
+            f"\n{counts.truncated} over-long demonstrations truncated, {counts.dropped} dropped with "
+            f"{plan.dropped_prompts} prompts; {plan.dropped_answers} problems dropped for their answer"
+        )
+    return (
+        f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
+        f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
+        f"{accelerator.num_processes} × {accelerator.device.type}; {run_dir.path}{lost}"
+    )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
+    return flat

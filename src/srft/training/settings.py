@@ -1,0 +1,96 @@
+"""The sections of a recipe that the training loop reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from srft.evaluation.settings import EvaluationSettings
+from srft.policy.placement import DeviceName, Precision
+from srft.section import Section
+
+
+class PplShaping(Section):
+    """Confident responses count for more."""
+
+    alpha: float = Field(0.01, ge=0)
+
+
+class PositionShaping(Section):
+    """The end of a response counts for more."""
+
+    alpha: float = Field(0.1, ge=0)
+    steps: tuple[int, int] | None = Field(None, description="after the first to the second; released code: [200, 300]")
+
+
+class AdvantageSettings(Section):
+    """Changes to the advantage of rollouts, of any method that has one (exploration study, §4.3)."""
+
+    ppl: PplShaping | None = None
+    position: PositionShaping | None = None
+
+
+class OptimSettings(Section):
+    """The optimizer (AdamW) and its schedule."""
+
+    lr: float = Field(1e-6, gt=0, description="SRFT App. B: 1e-6")
+    auxiliary_lr: float | None = Field(None, gt=0, description="of the critic or the reward model; lr if left out")
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, gt=0)
+    updates_per_batch: int = Field(1, gt=0, description="optimizer updates on each batch of rollouts")
+
+    @property
+    def schedule_name(self) -> str:
+        """transformers' name of the schedule; a constant one has its warm-up too."""
+        return "constant_with_warmup" if self.schedule == "constant" else self.schedule
+
+
+class TrainingSettings(Section):
+    """How long, in which portions, and where."""
+
+    steps: int | None = Field(None, ge=0)
+    epochs: float | None = Field(None, gt=0, description="in place of steps")
+    prompts_per_step: int = Field(128, gt=0)
+    tokens_per_micro_batch: int = Field(16384, gt=0, description="padded tokens of one forward pass")
+    precision: Precision = Field("auto", description="auto: bf16 autocast on CUDA, else fp32")
+    device: DeviceName = "auto"
+    seed: int = 0
+    checkpoint_every: int = Field(0, ge=0, description="steps; 0: only at the end or when interrupted")
+    keep_checkpoints: int = Field(2, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSettings:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give one of `steps` and `epochs`")
+        return self
+
+
+class TrainingEvaluation(EvaluationSettings):
+    """What `srft eval` reads, and when a run evaluates."""
+
+    every: int = Field(0, ge=0, description="steps; 0: only before and after")
+    at_start: bool = True
+
+
+class SelectionSettings(Section):
+    """The policy's own graded samples in place of the data's demonstrations, drawn before the stage begins."""
+
+    keep: Literal["correct", "noise", "entropy", "rbf", "noise+rbf", "pairs"] = Field(
+        "correct", description="right samples; with wrong ones among them; highest entropy or branching factor; pairs"
+    )
+    n: int = Field(8, gt=0, description="samples per prompt")
+    top: float = Field(0.5, gt=0, le=1, description="share of a prompt's right samples kept by entropy or rbf")
+    noise: float = Field(0.05, ge=0, lt=1, description="share of wrong samples in what is kept (study §4.2: 0.05)")
+
+
+class LoggingSettings(Section):
+    """What is shown and kept of a run."""
+
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="that get the metrics too")
+    project: str = "srft"
+    samples_every: int = Field(10, ge=0, description="steps between shown completions; 0: never")
+    rollouts: bool = Field(True, description="write every sampled rollout with its reward")

@@ -1,0 +1,57 @@
+"""A recipe is strict about its keys and values, and says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from srft import SrftError, load_recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.lrr=1", "Did you mean 'lr'?"),
+        ("trainin.steps=2", "Did you mean 'training'?"),
+        ("steps=3", "Did you mean 'training.steps'?"),
+        ("method.wrong_flor=1", "Did you mean 'wrong_floor'?"),
+        ("method.name=srtf", "Did you mean 'srft'?"),
+        ("method.preset=paper", "method 'srft' has no preset 'paper'"),
+        ("method.entropy_scope=tokens", "'entropy_scope'"),
+        ("optim.lr=fast", "'optim.lr'"),
+        ("optim.lr=-1", "greater than 0"),
+        ("rollout.engine=vlm", "'rollout.engine'"),
+        ("training.epochs=2", "give one of `steps` and `epochs`"),
+        ("evaluation.sets.test.limt=3", "Did you mean 'limit'?"),
+        ("no-equals-sign", "is not an override"),
+        ("rollout.n=0", "rollout.n"),
+        ("hooks.bufer.size=3", "Did you mean 'buffer'?"),
+        ("hooks.refill.rounds=0", "greater than 0"),
+        ("rollout.prompting.strategy=hint", "'rollout.prompting"),
+        ("evaluation.sampling.k=3", "unknown key 'evaluation.sampling.k'"),
+    ],
+)
+def test_recipes_are_strict(override: str, expected: str) -> None:
+    with pytest.raises(SrftError) as error:
+        load_recipe("quickstart", [override])
+    assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model: [", "not valid YAML"),
+        ("- 1", "a mapping of sections"),
+        ("extends: quickstrat", "Did you mean 'quickstart'?"),
+        ("data: {path: x}", "'model' is missing"),
+    ],
+)
+def test_recipe_files(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(SrftError) as error:
+        load_recipe(path)
+    assert expected in str(error.value)
+    with pytest.raises(SrftError, match="no such file"):
+        load_recipe(tmp_path / "absent.yaml")
