@@ -68,6 +68,13 @@ def change_config(config: PretrainedConfig, settings: ModelSettings) -> Pretrain
     return config
 
 
+def config_changes(settings: ModelSettings) -> dict[str, Any]:
+    """The settings' changes by the names that transformers keeps them under, for another reader of the same config."""
+    config = load_config(settings)
+    names = {"rope_parameters" if key == "rope_theta" else key for key in settings.config}
+    return {name: getattr(config, name) for name in sorted(names)}
+
+
 def load_tokenizer(settings: ModelSettings) -> Any:
     """The tokenizer of the model."""
     return _pretrained(AutoTokenizer, settings.path, **_source(settings))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError
+from srft.policy.load import ModelSettings, config_changes
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
 from srft.seed import derive_seed
 
@@ -20,7 +21,7 @@ class VllmSampler(Sampler):
     """A vLLM engine in the training process; it is handed the policy's weights after each update.
 
     Args:
-        path: the folder or hub id whose config and weights the engine is built from.
+        model: whose config, with its changes, and weights the engine is built from.
         stop_token_ids: any of these ends a response and is kept in it.
         max_model_len: tokens of a prompt and its response.
         device: "cpu" or "cuda", where the engine computes.
@@ -30,7 +31,7 @@ class VllmSampler(Sampler):
     name: ClassVar[str] = "vllm"
 
     def __init__(
-        self, path: str, *, stop_token_ids: set[int], max_model_len: int, device: str, gpu_memory: float = 0.4
+        self, model: ModelSettings, *, stop_token_ids: set[int], max_model_len: int, device: str, gpu_memory: float = 0.4
     ) -> None:
         self.stop_token_ids = sorted(stop_token_ids)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, its weights in reach
@@ -46,7 +47,10 @@ class VllmSampler(Sampler):
         from vllm import LLM
 
         self.llm = LLM(
-            model=path,
+            model=resolve_path(model.path),
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            hf_overrides=config_changes(model),
             max_model_len=max_model_len,
             dtype="bfloat16" if device == "cuda" else "float32",
             logprobs_mode="processed_logprobs",
@@ -79,7 +83,7 @@ class VllmSampler(Sampler):
     def build(cls, context: SamplerContext) -> VllmSampler:
         """See `Sampler.build`."""
         return cls(
-            resolve_path(context.model.path),
+            context.model,
             stop_token_ids=context.stop_token_ids,
             max_model_len=context.max_model_len,
             device=context.policy.model.device.type,
