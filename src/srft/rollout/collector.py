@@ -64,7 +64,7 @@ class Collector:
             purpose = f"step {step}" + (f", way {k}" if k else "")  # seeds of earlier runs stay what they were
             responses += self.sample(chosen, params.model_copy(update={"n": n}), purpose)
         if "demonstrations" in needs:
-            responses += self.demonstrations(asked_groups, demonstrations, params.temperature)
+            responses += self.demonstrations(asked_groups, demonstrations)
         return sorted(responses, key=lambda r: (r.group_id, r.is_demo))
 
     def sample(
@@ -107,7 +107,7 @@ class Collector:
             for (group, one), text, graded in zip(drawn, texts, grades, strict=True)
         ]
 
-    def demonstrations(self, groups: Sequence[Group], per_group: int, temperature: float = 1.0) -> list[Response]:
+    def demonstrations(self, groups: Sequence[Group], per_group: int) -> list[Response]:
         """The first `per_group` demonstrations of each group, graded like any other response."""
         responses = []
         for group in groups:
@@ -124,7 +124,6 @@ class Collector:
                         text=text,
                         reward=graded.reward,
                         verdict=graded.verdict,
-                        temperature=temperature,
                     )
                 )
         return responses

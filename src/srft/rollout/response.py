@@ -37,7 +37,8 @@ class Response:
         text: the decoded tokens.
         reward: the grader's score, 1 for right.
         verdict: right, wrong, unparsable or timeout.
-        temperature: the policy's distribution that it is scored under, in sampling and training alike.
+        temperature: of the policy's distribution that it is scored under: a rollout's is the one that it was sampled
+            at, a demonstration's is 1.
         sampler_logprobs: the sampler's log-prob of each token (nats); None for a demonstration.
         details: what else the grader said, by name.
     """
