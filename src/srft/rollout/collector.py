@@ -32,7 +32,7 @@ class Collector:
     ) -> None:
         self.sampler, self.grade, self.tokenizer, self.seed = sampler, grade, tokenizer, seed
         self.prompting = prompting or Prompting()
-        self._demo_grades: dict[tuple[str, str], Grade] = {}
+        self._demo_grades: dict[tuple[int, str], tuple[Problem, Grade]] = {}
 
     def collect(
         self,
@@ -129,10 +129,10 @@ class Collector:
         return responses
 
     def _demo_grade(self, problem: Problem, text: str) -> Grade:
-        key = (problem.answer, text)
-        if key not in self._demo_grades:
-            self._demo_grades[key] = self.grade([(problem, text)])[0]
-        return self._demo_grades[key]
+        key = (id(problem), text)
+        if key not in self._demo_grades:  # with the problem, so that its id stays its own
+            self._demo_grades[key] = (problem, self.grade([(problem, text)])[0])
+        return self._demo_grades[key][1]
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
