@@ -72,6 +72,8 @@ class Updater:
 
     def _prepared(self, batch: UpdateBatch, needs: frozenset[Need], several: bool) -> UpdateBatch:
         device = self.accelerator.device
+        for trained in self.networks.values():
+            trained.network.eval()  # π_old is the policy that sampled, which has no dropout
         fixed: list[dict[str, Tensor]] = [{} for _ in batch.micro_batches]
         if "reference" in needs:
             assert self.reference is not None
