@@ -77,7 +77,8 @@ class Updater:
         fixed: list[dict[str, Tensor]] = [{} for _ in batch.micro_batches]
         if "reference" in needs:
             assert self.reference is not None
-            fixed = [{"ref_logp": self.reference(m.to(device)).logp} for m in batch.micro_batches]
+            with self.accelerator.autocast():  # in the policy's precision, or KL would not begin at 0
+                fixed = [{"ref_logp": self.reference(m.to(device)).logp} for m in batch.micro_batches]
         # With one update a step π_old is the policy itself, and this would only repeat the forward pass.
         old = several and "old_logp" in needs
         if not old and "means" not in needs:
