@@ -102,6 +102,7 @@ class Loop:
         metrics = self.updater.update_all(self.updater.prepare(batches, needs))
         for hook in self.hooks:
             metrics |= hook.after_update(step, collected)
+        metrics["learning_rate"] = self.updater.policy.optimizer.param_groups[0]["lr"]  # before the scheduler's step
         self.scheduler.step()
         self.policy.sync(self.collect.collector.sampler)
         clock.lap("seconds/update")
@@ -131,8 +132,7 @@ class Loop:
         """Write a step's row and show it."""
         number = self.span.first_step + step
         pace = fmean([*(row["step_time"] for row in self.history[-9:]), metrics["step_time"]])
-        rate = self.updater.policy.optimizer.param_groups[0]["lr"]
-        row = {"step": number, "stage": self.span.stage, "learning_rate": rate, **dict(sorted(metrics.items()))}
+        row = {"step": number, "stage": self.span.stage, **dict(sorted(metrics.items()))}
         row["tokens_per_second"] = metrics.get("tokens", 0) / metrics["step_time"]
         row["seconds_left"] = pace * (self.span.steps - step)
         self.history.append(row)
