@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_each_stage_has_an_engine_and_gives_it_back(tmp_path: Path) -> None:
     changes += ["evaluation.sets={}", "data.limit=8", "training.device=cpu"]
     run = train(load_recipe({"extends": "quickstart", "stages": stages}, changes), tmp_path / "run")
     assert [("reward" in row) for row in run.metrics] == [False, True]
+
+
+def test_vllm_follows_the_changed_config() -> None:
+    """Another rope_theta and a wider window than those of the model's own config.json."""
+    settings = ModelSettings(path="srft:model", config={"rope_theta": 40000.0, "max_position_embeddings": 2048})
+    policy, tokenizer = Policy(load_model(settings)), load_tokenizer(settings)
+    sampler = make_sampler(SamplerSettings(engine="vllm"), policy, settings, tokenizer, max_model_len=1500)
+    ids = tokenizer("Start with 3, add 4. What is the result?")["input_ids"]
+    (group,) = sampler.sample([SampleRequest(ids, 5)], SamplingParams(n=4, max_response_length=64))
+    batch = pad([ModelInput(ids, s.token_ids, row, 1.0, s.logprobs) for row, s in enumerate(group)], 0)
+    with torch.no_grad():
+        assert float((policy(batch).logp - batch.sampler_logprobs).abs().max()) < 0.02
+    (cut,) = sampler.sample([SampleRequest(ids, 5)], SamplingParams(n=1, top_p=0.5, max_response_length=4))
+    assert all(math.isnan(x) for x in cut[0].logprobs)  # it has them after the cut alone
+    sampler.close()
+
+
+def test_a_run_compares_and_corrects(tmp_path: Path) -> None:
+    changes = ["rollout.engine=vllm", "rollout.n=2", "training.steps=2", "training.prompts_per_step=2"]
+    changes += ["evaluation.sets={}", "training.device=cpu", "method.name=grpo", "rollout.correction=tis"]
+    run = train(load_recipe("quickstart", changes), tmp_path / "run")
+    for row in run.metrics:
+        assert row["sampling/sampling_logp_difference/mean"] < 1e-3
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)

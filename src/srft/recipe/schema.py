@@ -97,9 +97,13 @@ class Recipe(Section):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the method and the shaping of its advantage need."""
+        """What the method, the shaping of its advantage and the sampler's correction need."""
         needs = self.loss.needs(self.method_options)
-        return needs | {"means"} if self.advantage.ppl and "rollouts" in needs else needs
+        if "rollouts" in needs and self.advantage.ppl:
+            needs |= {"means"}
+        if "rollouts" in needs and self.rollout.correction != "none":
+            needs |= {"old_logp"}
+        return needs
 
     @property
     def reads_demonstrations(self) -> bool:

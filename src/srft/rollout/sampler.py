@@ -43,7 +43,8 @@ class Sample:
 
     Args:
         token_ids: its tokens, the stop token included when it ended by itself.
-        logprobs: log-probability of each (nats) in the distribution sampled from (temperature applied, before top-p).
+        logprobs: log-probability of each (nats) in the distribution sampled from (temperature applied, before top-p);
+            nan where the sampler cannot tell.
         truncated: it was cut at the limit and did not end with a stop token.
     """
 
@@ -78,9 +79,11 @@ class Sampler(ABC):
 
     Attributes:
         name: the word in a recipe, `rollout.engine`.
+        is_policy: it computes with the policy's own network, so that no correction is due.
     """
 
     name: ClassVar[str]
+    is_policy: ClassVar[bool] = False
 
     @classmethod  # noqa: B027
     def check(cls, processes: int) -> None:

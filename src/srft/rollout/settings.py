@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 
 from pydantic import Field, field_validator
 
+from srft.objective.correction import Correction
 from srft.rollout.engine import SamplerSettings
 from srft.rollout.prompting import Prompting, strategies
 from srft.rollout.sampler import SamplingParams
@@ -22,6 +23,10 @@ class RolloutSettings(SamplingParams, SamplerSettings):
     temperature: float = Field(1.0, gt=0)
     demonstrations: int = Field(1, gt=0, description="demonstrations per prompt")
     demo_slots: Literal["add", "replace"] = Field("add", description="n rollouts + demos, or n in all (LUFFY's code)")
+    correction: Literal["none"] | Correction = Field(
+        "none", description="of a sampler that is not the policy: truncated importance sampling, or a mask past the cap"
+    )
+    correction_cap: float = Field(2.0, gt=0, description="π/π_sampler beyond which a token is truncated or masked")
     prompting: PromptingOptions = Field(
         Prompting.Options(),
         discriminator="strategy",

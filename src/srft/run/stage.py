@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from transformers import get_scheduler
 
 from srft.evaluation.evaluator import Evaluator
 from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
+from srft.objective.correction import importance_weight
 from srft.policy.forward import Critic, Policy
 from srft.policy.load import load_model
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
+from srft.rollout.sampler import Sampler
+from srft.rollout.settings import RolloutSettings
 from srft.run.plan import Plan
 from srft.training.batches import Batcher
 from srft.training.collect import StepCollector
@@ -70,6 +74,7 @@ def make_loop(
         reference=_reference(plan, accelerator),
         auxiliary=_auxiliary_networks(plan, accelerator),
         shaping=_shaping(recipe.advantage),
+        correct=_correction(recipe.rollout, collector.sampler),
     )
 
     def make_updater(method: str, lr: float | None) -> Updater:
@@ -162,6 +167,13 @@ def _reference(plan: Plan, accelerator: Accelerator) -> Policy | None:
     if not plan.recipe.needs & {"reference", "reference_distribution"}:
         return None
     return Policy(load_model(plan.recipe.model)).to(accelerator.device).eval().requires_grad_(False)
+
+
+def _correction(rollout: RolloutSettings, sampler: Sampler) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """None where none is asked for, or the sampler is the policy itself."""
+    if rollout.correction == "none" or sampler.is_policy:
+        return None
+    return partial(importance_weight, correction=rollout.correction, cap=rollout.correction_cap)
 
 
 def _shaping(advantage: AdvantageSettings) -> tuple[Callable[[Tokens], Tensor], ...]:

@@ -21,7 +21,7 @@ from srft.training.checkpoint import save_state
 from srft.training.collect import StepCollector
 from srft.training.display import Display
 from srft.training.hooks import Hook
-from srft.training.metrics import response_metrics
+from srft.training.metrics import response_metrics, sampler_warning
 from srft.training.run_dir import RunDir
 from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
 from srft.training.signals import Interruption, stop_on_signals
@@ -80,6 +80,7 @@ class Loop:
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self.interruption = Interruption()
+        self._warned = False  # of the sampler, once a stage
 
     def train(self, start: int = 0) -> bool:
         """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
@@ -143,6 +144,9 @@ class Loop:
             if self.logging.rollouts:
                 self.run_dir.save_rollouts(number, saved)
             self.display.step(row)
+            if (warning := sampler_warning(row)) and not self._warned:
+                self.display.say(warning)
+                self._warned = True
             if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
 

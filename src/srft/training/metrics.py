@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from srft.errors import SrftError
 from srft.objective import Terms, Tokens
 from srft.processes import gather
 from srft.rollout.response import Response
@@ -128,10 +129,10 @@ class TokenSums:
         self._sums: dict[str, float] = defaultdict(float)
         self._largest_gap = 0.0
 
-    def add(self, t: Tokens, terms: Terms, sampler_logprobs: Tensor | None) -> None:
-        """A micro-batch's tokens and terms, with the sampler's log-probs where the policy that sampled is known. The
-        squares of a term's gradient in log π, H and what else the networks gave add up exactly over micro-batches,
-        because every token is in one of them."""
+    def add(self, t: Tokens, terms: Terms, sampler_logprobs: Tensor | None, weight: Tensor | None = None) -> None:
+        """A micro-batch's tokens and terms, with the sampler's log-probs where the policy that sampled is known, and
+        the correction's `weight` (N,). The squares of a term's gradient in log π, H and what else the networks gave
+        add up exactly over micro-batches, because every token is in one of them."""
         if sampler_logprobs is None:
             sampler_logprobs = torch.full_like(t.logp, torch.nan)
         given = [x for x in (t.logp, t.entropy, t.value, t.reward_logp, *t.vocabulary.values()) if x is not None]
@@ -144,6 +145,8 @@ class TokenSums:
                 self._add(name, float(values.detach().sum()), len(values))
         for name, (total, count) in (t.record or {}).items():
             self._add(name if "/" in name else f"method/{name}", float(total), count)
+        if weight is not None and (sampled := ~torch.isnan(sampler_logprobs)).any():
+            self._add(IMPORTANCE_RATIO, float(weight[sampled].sum()), int(sampled.sum()))
         gap = _sampler_gap(t, sampler_logprobs)
         if gap is not None and len(gap):
             self._largest_gap = max(self._largest_gap, float(gap.max()))
@@ -285,6 +288,32 @@ def _sampler_gap(t: Tokens, sampler_logprobs: Tensor) -> Tensor | None:
     policy = t.logp if t.old_logp is None else t.old_logp  # the policy that sampled
     return (policy.detach() - sampler_logprobs)[sampled].abs()
 
+
+IMPORTANCE_RATIO = describe(
+    "sampling/importance_sampling_ratio/mean", "mean weight of the tokens under `rollout.correction`", trl=True
+)
+NOTICEABLE_GAP, GROSS_GAP = 0.05, 0.5  # nats a token, in the mean
+
+
+def check_sampler(metrics: Mapping[str, float]) -> None:
+    """Raises SrftError where sampler and policy are not the same model."""
+    if metrics.get(SAMPLER_GAP, 0.0) > GROSS_GAP:
+        raise SrftError(
+            f"the sampler's log-probs differ from the policy's by {metrics[SAMPLER_GAP]:.2f} nats a token",
+            where="rollout.engine",
+            fix="It samples from another model. Compare its config and weights, or use rollout.engine: transformers.",
+        )
+
+
+def sampler_warning(metrics: Mapping[str, float]) -> str:
+    """One line where sampler and policy differ by more than rounding; "" where they do not."""
+    gap = metrics.get(SAMPLER_GAP, 0.0)
+    if gap <= NOTICEABLE_GAP:
+        return ""
+    return (
+        f"Warning: sampler and policy differ by {gap:.3f} nats a token. rollout.correction: tis corrects for it; "
+        "rollout.engine: transformers has no difference."
+    )
 
 describe("rewards/<name>", "TRL's, of a stage that it trains on preference pairs", trl=True)
 describe("logps/<name>", "the same", "nats", trl=True)

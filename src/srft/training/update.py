@@ -4,7 +4,7 @@ micro-batches and ranks, because every term carries the counts of the whole upda
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from srft.objective import Method, Need, Tokens
 from srft.objective import Quantity as MethodQuantity
+from srft.objective.correction import weighted_gradient
 from srft.policy.forward import Quantity
 from srft.policy.micro_batch import MicroBatch
 from srft.training.batches import UpdateBatch
-from srft.training.metrics import TokenSums
+from srft.training.metrics import TokenSums, check_sampler
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Updater:
         reference: the frozen reference policy, where the method needs one.
         auxiliary: the critic or the reward model, by the need that asks for it.
         shaping: of every advantage; see `Tokens`.
+        correct: (N,) weights of the tokens' gradients from the log-probs of the policy and of the sampler, where the
+            sampler is not the policy itself.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Updater:
         reference: Any | None = None,
         auxiliary: Mapping[str, TrainedNetwork] = {},
         shaping: tuple[Any, ...] = (),
+        correct: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.policy, self.accelerator, self.max_grad_norm = policy, accelerator, max_grad_norm
         self.method, self.options = method, method.defaults(options)
         self.reference, self.auxiliary, self.shaping = reference, auxiliary, shaping
+        self.correct = correct
         self.quantities = {name: _bound(q, self.options) for name, q in method.vocabulary.items()}
         self.skipped = 0
 
@@ -124,15 +129,26 @@ class Updater:
                     stack.enter_context(self.accelerator.no_sync(trained.network))
                 micro_batch = micro_batch.to(device)
                 t = self._tokens(micro_batch, table, values, self.quantities)
-                terms = self.method(t, **self.options)
-                comparable = is_first or t.old_logp is not None
-                sums.add(t, terms, micro_batch.sampler_logprobs if comparable else None)
+                # Later updates of a step can tell the policy that sampled by old_logp alone.
+                sampler = micro_batch.sampler_logprobs if is_first or t.old_logp is not None else None
+                weight = self._weight(t, sampler)
+                terms = self.method(t if weight is None else weighted_gradient(t, weight), **self.options)
+                sums.add(t, terms, sampler, weight)
                 loss = torch.stack(list(terms.values())).sum()
                 # Ranks' gradients are averaged, while the terms are shares of one sum over ranks.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
+        metrics = sums.metrics(self.accelerator)
+        check_sampler(metrics)
         norms = self._step()
-        metrics = sums.metrics(self.accelerator) | {"grad_norm": norms.pop("policy"), "skipped_updates": self.skipped}
+        metrics |= {"grad_norm": norms.pop("policy"), "skipped_updates": self.skipped}
         return metrics | {f"grad_norm/{name}": norm for name, norm in norms.items()}
+
+    def _weight(self, t: Tokens, sampler_logprobs: Tensor | None) -> Tensor | None:
+        """(N,) of each token's gradient; None for no correction."""
+        if self.correct is None or sampler_logprobs is None:
+            return None
+        policy = t.logp if t.old_logp is None else t.old_logp  # the policy that sampled
+        return self.correct(policy.detach(), sampler_logprobs)
 
     def _step(self) -> dict[str, float]:
         """Clip and step every optimizer, unless a gradient is not finite. Returns the norms before clipping."""

@@ -35,6 +35,7 @@ class TransformersSampler(Sampler):
     """
 
     name: ClassVar[str] = "transformers"
+    is_policy: ClassVar[bool] = True
 
     def __init__(self, model: Any, pad_token_id: int, stop_token_ids: set[int], max_batch: int = 256) -> None:
         self.model, self.pad_token_id, self.max_batch = model, pad_token_id, max_batch

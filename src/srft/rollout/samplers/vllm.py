@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterable, Sequence
+from math import nan
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +32,13 @@ class VllmSampler(Sampler):
     name: ClassVar[str] = "vllm"
 
     def __init__(
-        self, model: ModelSettings, *, stop_token_ids: set[int], max_model_len: int, device: str, gpu_memory: float = 0.4
+        self,
+        model: ModelSettings,
+        *,
+        stop_token_ids: set[int],
+        max_model_len: int,
+        device: str,
+        gpu_memory: float = 0.4,
     ) -> None:
         self.stop_token_ids = sorted(stop_token_ids)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, its weights in reach
@@ -90,7 +97,7 @@ class VllmSampler(Sampler):
         )
 
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
-        """See `Sampler.sample`; with `top_p` below 1, log-probs are of the truncated distribution."""
+        """See `Sampler.sample`. With `top_p` below 1 log-probs are nan: the engine has them after the cut alone."""
         import vllm
 
         # vLLM refuses a group of greedy samples.
@@ -111,7 +118,8 @@ class VllmSampler(Sampler):
         ]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
-        return [[_sample(o) for o in sorted(out.outputs, key=lambda o: o.index)] * copies for out in outputs]
+        known = params.top_p == 1
+        return [[_sample(o, known) for o in sorted(out.outputs, key=lambda o: o.index)] * copies for out in outputs]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the policy's weights into the engine and forget what it cached of the old ones."""
@@ -128,9 +136,9 @@ def _is_installed() -> bool:
     return importlib.util.find_spec("vllm") is not None
 
 
-def _sample(output: Any) -> Sample:
+def _sample(output: Any, known: bool) -> Sample:
     ids = list(output.token_ids)
-    logprobs = [step[token].logprob for step, token in zip(output.logprobs, ids, strict=True)]
+    logprobs = [step[token].logprob if known else nan for step, token in zip(output.logprobs, ids, strict=True)]
     return Sample(ids, logprobs, truncated=output.finish_reason != "stop")
 
 

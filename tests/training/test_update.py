@@ -1,0 +1,78 @@
+"""What is measured before the first update, and under which conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from srft.data.problem import Problem
+from srft.objective import get_method
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings, load_model
+from srft.rollout.response import Response
+from srft.training.batches import Batcher
+from srft.training.update import TrainedNetwork, Updater
+from srft.verify.grade import Verdict
+from tests.rollout.test_collector import prompts_of
+
+
+def responses_of(tokenizer: Any, is_demo: bool) -> list[Response]:
+    problems = [Problem(f"Add {i} to 3.", str(i + 3)) for i in range(3)]
+    texts = [f"It is \\boxed{{{i + 3}}}." for i in range(3)]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [
+        Response(i, prompt, ids[i], is_demo, truncated=False, text=texts[i], reward=1.0, verdict=Verdict.RIGHT)
+        for i, prompt in enumerate(prompts_of(problems, tokenizer))
+    ]
+
+
+def make(
+    model: Any, method: str, options: dict[str, Any], precision: str = "no", reference: Any = None
+) -> tuple[Updater, Batcher]:
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    policy = Policy(model)
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-3)
+    trained = TrainedNetwork(*accelerator.prepare(policy, optimizer))
+    updater = Updater(trained, accelerator, get_method(method), options, 1.0, reference=reference)
+    return updater, Batcher(accelerator, max_response_length=64, tokens_per_micro_batch=4096, pad_token_id=0)
+
+
+def test_old_log_probs_have_no_dropout(tokenizer: Any) -> None:
+    pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
+    model = load_model(ModelSettings(path="srft:model", lora={"rank": 4, "dropout": 0.5}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)  # or the adapters' dropout would have nothing to drop
+    updater, batcher = make(model, "psft", {})
+    batches = [batcher.make(responses_of(tokenizer, is_demo=True), 1) for _ in range(2)]
+    updater.update(batches[0])  # leaves the networks in training mode, as every step does
+    needs = get_method("psft").needs({})
+    one, two = (updater.prepare(batches, needs)[0].fixed[0]["old_logp"] for _ in range(2))
+    assert torch.equal(one, two)
+
+
+def test_in_bf16_kl_to_an_equal_reference_begins_at_0(model: Any, tokenizer: Any) -> None:
+    reference = Policy(load_model(ModelSettings(path="srft:model"))).eval().requires_grad_(False)
+    updater, batcher = make(model, "grpo", {"kl_weight": 1.0}, "bf16", reference)
+    batches = [batcher.make(responses_of(tokenizer, is_demo=False), 1)]
+    prepared = updater.prepare(batches, get_method("grpo").needs({"kl_weight": 1.0}))
+    assert updater.update_all(prepared)["loss/kl"] == 0.0
+
+
+def test_a_grossly_other_sampler_stops_the_run_before_an_update(model: Any, tokenizer: Any) -> None:
+    from dataclasses import replace
+
+    from srft.errors import SrftError
+
+    updater, batcher = make(model, "grpo", {})
+    before = [p.detach().clone() for p in model.parameters()]
+    responses = [replace(r, sampler_logprobs=[-9.0] * len(r.token_ids)) for r in responses_of(tokenizer, is_demo=False)]
+    with pytest.raises(SrftError, match="samples from another model"):
+        updater.update(batcher.make(responses, 1))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
