@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from srft.errors import SrftError, did_you_mean
 from srft.section import Section
 
 MASTER_DTYPE = torch.float32
+ADAPTER_CONFIG = "adapter_config.json"  # peft's, where a checkpoint holds adapters alone
 
 
 class LoraSettings(Section):
@@ -96,25 +98,55 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
     for them.
 
     Args:
-        checkpoint: a folder whose weights take the place of the model's own; adapters where the settings have LoRA.
+        checkpoint: a folder that `Policy.save` wrote, whose weights take the place of the model's own: whole weights,
+            or adapters, which go on being trained where the settings have LoRA and are merged where they have not.
+
+    Raises:
+        SrftError: the model or the checkpoint cannot be loaded; the checkpoint's adapters are of another shape.
     """
-    adapters = settings.lora is not None
-    path = settings.path if checkpoint is None or adapters else str(checkpoint)
-    source = _source(settings) if checkpoint is None or adapters else {"trust_remote_code": settings.trust_remote_code}
-    config = change_config(_pretrained(AutoConfig, path, **source), settings)
-    extra = {"attn_implementation": settings.attention} if settings.attention else {}
-    model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
-    if getattr(model.config, "quantization_config", None) is not None:
-        model = _unquantized(model)
+    adapters = checkpoint is not None and (checkpoint / ADAPTER_CONFIG).is_file()
+    base = _adapters_base(checkpoint) if checkpoint and adapters else checkpoint
+    model = _load_whole(settings, base)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if settings.lora:
         model = _with_lora(model, settings.lora)
-        if checkpoint is not None:
-            from peft import load_peft_weights, set_peft_model_state_dict
+    if checkpoint and adapters:
+        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
-            set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+        if not settings.lora:
+            merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
+            return merged.requires_grad_(True)  # peft froze what the adapters stood on
+        _check_same_adapters(settings.lora, checkpoint)
+        set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
     return model
+
+
+def _load_whole(settings: ModelSettings, folder: Path | None) -> Any:
+    """The settings' model, or the whole weights in a folder."""
+    path = settings.path if folder is None else str(folder)
+    source = _source(settings) if folder is None else {"trust_remote_code": settings.trust_remote_code}
+    config = change_config(_pretrained(AutoConfig, path, **source), settings)
+    extra = {"attn_implementation": settings.attention} if settings.attention else {}
+    model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
+    return model if getattr(model.config, "quantization_config", None) is None else _unquantized(model)
+
+
+def _adapters_base(checkpoint: Path) -> Path | None:
+    """The checkpoint whose weights these adapters go on top of; None where that is the settings' model."""
+    base = Path(json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    neighbour = checkpoint.parent / base.name  # the run may have been moved
+    return neighbour if base.name.startswith("step-") and neighbour.is_dir() else None
+
+
+def _check_same_adapters(lora: LoraSettings, checkpoint: Path) -> None:
+    saved = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if (saved["r"], saved["lora_alpha"]) != (lora.rank, lora.alpha):
+        raise SrftError(
+            f"its adapters have rank {saved['r']} and alpha {saved['lora_alpha']}, not {lora.rank} and {lora.alpha}",
+            where=str(checkpoint),
+            fix="Keep model.lora as it is from stage to stage.",
+        )
 
 
 def _source(settings: ModelSettings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,22 @@ def train(
 def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifier: Verifier) -> list[Plan]:
     """A plan for each stage, each checked against data, model and machine."""
     plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
+    _check_adapters(plans)
     for plan in plans:
         check_size(estimate(plan), run_dir.path, accelerator.num_processes)
     return plans
+
+
+def _check_adapters(plans: Sequence[Plan]) -> None:
+    """Raises SrftError where a stage's adapters could not go on from those of the one before."""
+    shapes = [plan.recipe.model.lora for plan in plans]
+    for stage, (before, here) in enumerate(pairwise(shapes), 2):
+        if before and here and before != here:
+            raise SrftError(
+                "it has other LoRA adapters than the stage before",
+                where=f"stage {stage}: model.lora",
+                fix="Keep model.lora as it is, or set it to null in one of the two.",
+            )
 
 
 def _open(run_dir: RunDir, recipe: Recipe, state: Mapping[str, Any] | None, accelerator: Accelerator) -> None:

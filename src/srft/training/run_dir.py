@@ -105,9 +105,9 @@ class RunDir:
             raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
         return self.checkpoints[-1]
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int, base: int) -> Path:
         """Have `write` fill step's checkpoint under another name first, so that a crash never leaves half of one; of
-        the older ones the newest `keep` - 1 stay."""
+        the older ones the newest `keep` - 1 stay, and that of step `base`, which adapters may stand on."""
         final = self.path / "checkpoints" / f"step-{step:06d}"
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -116,7 +116,8 @@ class RunDir:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
         for old in self.checkpoints[:-keep]:
-            shutil.rmtree(old)
+            if old.name != f"step-{base:06d}":
+                shutil.rmtree(old)
         return final
 
     def _read(self, name: str) -> list[dict[str, Any]]:
