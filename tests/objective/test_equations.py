@@ -6,13 +6,14 @@ from __future__ import annotations
 import random
 from math import exp, inf
 from statistics import fmean, stdev
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from srft.objective import Tokens, get_method, group_advantage, grpo, nll, sft, srft
-from srft.objective.terms import entropy_weight
+from srft.objective import Tokens, aggregate, get_method, group_advantage, grpo, nll, sft, srft
+from srft.objective.terms import Aggregation, entropy_weight
 from tests.objective.steps import Step, gradient, micro_batch, policy, random_step
 
 STEP = random_step(groups=5, rollouts=4, demos=1, seed=3)
@@ -41,18 +42,18 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
         "demo": [i for i in range(n) if demo[i]],
         "correct": [i for i in range(n) if not demo[i] and rewards[i] == 1],
         "wrong": [i for i in range(n) if not demo[i] and rewards[i] == 0],
+        "rollout": [i for i in range(n) if not demo[i]],
         "all": list(range(n)),
     }
 
-    def mean(kind: str, value, how: str):
-        total, tokens, chosen = 0.0, 0, kinds[kind]
-        for i in chosen:
+    def mean(kind: str, value, how: str, over: str | None = None):
+        total, counted = 0.0, kinds[over or kind]
+        for i in kinds[kind]:
             each = [value(i, k) for k in range(len(logps[i]))]
             total = total + (sum(each) / len(each) if how == "sequence-mean" else sum(each))
-            tokens += len(each)
         if how == "token-mean":
-            return total / max(tokens, 1)
-        return total / (max(len(chosen), 1) * (table.limit if how == "constant" else 1))
+            return total / max(sum(len(logps[i]) for i in counted), 1)
+        return total / (max(len(counted), 1) * (table.limit if how == "constant" else 1))
 
     def entropy(kind: str, i: int, k: int) -> float:
         if o["entropy_scope"] == "token":
@@ -85,15 +86,15 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
         floor = o["wrong_floor"]
         return logps[i][k].detach() if floor is not None and float(logps[i][k].detach()) < floor else logps[i][k]
 
-    how = o["aggregation"]
+    how, over = o["aggregation"], {"each": None, "joint": "rollout"}[o["rollout_count"]]
     loss = mean("demo", lambda i, k: w_sft(i, k) * -logps[i][k], o["sft_aggregation"] or how)  # Eq. 8
     loss = loss - mean("demo", lambda i, k: demo_ratio(i, k) * advantages[i], how)  # Eq. 9
     if o["rollout_signal"] == "binary":
-        loss = loss + mean("correct", lambda i, k: w_rl(i, k) * -logps[i][k], how)  # Eq. 12
-        loss = loss + mean("wrong", wrong, how)
+        loss = loss + mean("correct", lambda i, k: w_rl(i, k) * -logps[i][k], how, over)  # Eq. 12
+        loss = loss + mean("wrong", wrong, how, over)
     else:
-        loss = loss - mean("correct", lambda i, k: w_rl(i, k) * surrogate(i, k), how)
-        loss = loss - mean("wrong", surrogate, how)
+        loss = loss - mean("correct", lambda i, k: w_rl(i, k) * surrogate(i, k), how, over)
+        loss = loss - mean("wrong", surrogate, how, over)
     return loss - o["entropy_bonus"] * mean("all", lambda i, k: entropies[i][k], "token-mean")
 
 
@@ -103,6 +104,7 @@ def combinations() -> list[dict]:
         "aggregation": ["token-mean", "sequence-mean", "token-sum", "constant"],
         "sft_aggregation": [None, "token-mean"],
         "rollout_signal": ["binary", "advantage"],
+        "rollout_count": ["each", "joint"],
         "demo_shaping": ["none", "luffy"],
         "advantage_std": [True, False],
         "weight_sft": ["entropy", "one"],
@@ -153,6 +155,32 @@ def test_hpt_preset_is_its_description() -> None:
         expected += float(every[i].logp.sum()) / (len(wrong) * table.limit)
     expected -= 0.001 * float(torch.cat([t.entropy for t in every.values()]).mean())
     assert loss == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("how", get_args(Aggregation))
+def test_one_count_over_all_rollouts_makes_eq_11_an_identity(how: str) -> None:
+    """−E[R·log π] over all rollouts, R = +1 for right and −1 for wrong, is the sum of Eq. 12's terms; own counts are not."""
+    options, model = {"aggregation": how, "weight_rl": "one"}, policy()
+    t = micro_batch(model, STEP, ROWS)
+    sign = torch.where(t.rollout.responses.reward >= 1, 1.0, -1.0).double()[t.rollout.row]
+    expected = aggregate(t.rollout, -sign * t.rollout.logp, how)
+    joint, each = srft(t, rollout_count="joint", **options), srft(t, **options)
+    torch.testing.assert_close(joint["rl_correct"] + joint["rl_wrong"], expected, rtol=1e-9, atol=1e-12)
+    assert float((each["rl_correct"] + each["rl_wrong"]).detach()) != pytest.approx(float(expected.detach()), rel=0.05)
+    for name in ("sft_demo", "rl_demo"):
+        assert torch.equal(joint[name], each[name])
+
+
+@pytest.mark.parametrize("how", get_args(Aggregation))
+def test_joint_count_with_the_advantage_is_grpo(how: str) -> None:
+    """Without demonstrations and weights, the two terms of Eq. 12 are GRPO's one."""
+    step = random_step(groups=5, rollouts=4, demos=0, seed=4)
+    rows = list(range(len(step.tokens)))
+    options = {"rollout_signal": "advantage", "rollout_count": "joint", "weight_rl": "one", "aggregation": how}
+    loss, grad = gradient(srft, options, step, [rows])
+    expected, expected_grad = gradient(grpo, {"aggregation": how}, step, [rows])
+    assert loss == pytest.approx(expected, rel=1e-9)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-9, atol=1e-13)
 
 
 def test_paper_zh_scales_by_one() -> None:

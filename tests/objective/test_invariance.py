@@ -8,7 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srft.objective import get_method, methods
-from srft.objective.terms import Aggregation, EntropyScope
 from tests.objective.steps import gradient, measured, micro_batch, policy, random_step
 
 
@@ -28,12 +27,9 @@ def variants() -> list[tuple[str, dict]]:
             continue
         found.append((name, {}))
         found += [(name, method.preset(preset)) for preset in method.presets]
-        for option, (_kind, _) in method.options.items():
-            values = get_args(Aggregation) if "aggregation" in option else ()
-            values = get_args(EntropyScope) if option == "entropy_scope" else values
-            found += [(name, {option: value}) for value in values]
-            if option == "rollout_signal":
-                found.append((name, {option: "advantage"}))
+        for option, (kind, _) in method.options.items():
+            kinds = [a for a in (kind, *get_args(kind)) if get_origin(a) is Literal]
+            found += [(name, {option: value}) for a in kinds for value in get_args(a)]
             found += [(name, {option: value}) for value in OFF_BY_DEFAULT.get(option, ())]
     return found
 

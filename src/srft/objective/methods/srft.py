@@ -61,6 +61,7 @@ def srft(
     aggregation: Aggregation = "token-mean",
     sft_aggregation: Aggregation | None = None,
     rollout_signal: Literal["binary", "advantage"] = "binary",
+    rollout_count: Literal["each", "joint"] = "each",
     demo_shaping: Literal["none", "luffy"] = "none",
     shaping_gamma: float = 0.1,
     advantage_std: bool = True,
@@ -73,11 +74,14 @@ def srft(
     Options: `scale_*` the constants before sg(exp(∓H)); `weight_*: one` the ablations of Table 3; `entropy_scope` what
     H is the mean of, `entropy_cap` a bound on it (nats); `aggregation` of all terms, `sft_aggregation` of Eq. 8 apart;
     `rollout_signal: advantage` puts A and the clipped ratio (`clip`) into Eq. 12 for the binary signal;
+    `rollout_count`: what Eq. 12's terms are divided by: `each` by the count of its own rollouts, as Eq. 12 is printed,
+    or both by the `joint` count of all rollouts, of which alone Eq. 11 is an identity;
     `demo_shaping: luffy` takes π/(π+`shaping_gamma`) for the ratio of Eq. 9; `wrong_floor` (nats) stops pushing wrong
     tokens whose log π is below it; `entropy_bonus` rewards entropy on all tokens.
     """
     t = t.with_advantage(group_advantage(t, advantage_std))  # Eq. 7
     demo, correct, wrong = t.demo, t.rollout.correct, t.rollout.wrong
+    counted = t.rollout if rollout_count == "joint" else None
 
     w_sft = scale_sft * entropy_weight(demo, -1, entropy_scope, entropy_cap) if weight_sft == "entropy" else 1.0
     w_rl = scale_rl * entropy_weight(correct, +1, entropy_scope, entropy_cap) if weight_rl == "entropy" else 1.0
@@ -93,11 +97,11 @@ def srft(
     if rollout_signal == "binary":
         if wrong_floor is not None:
             wrong = wrong.frozen(wrong.logp < wrong_floor)
-        terms["rl_correct"] = nll(correct, w_rl, aggregation)  # Eq. 12, first term
-        terms["rl_wrong"] = -nll(wrong, how=aggregation)  # Eq. 12, second term
+        terms["rl_correct"] = nll(correct, w_rl, aggregation, over=counted)  # Eq. 12, first term
+        terms["rl_wrong"] = -nll(wrong, how=aggregation, over=counted)  # Eq. 12, second term
     else:
-        terms["rl_correct"] = clipped(correct, clip, clip, w_rl, aggregation)
-        terms["rl_wrong"] = clipped(wrong, clip, clip, 1.0, aggregation)
+        terms["rl_correct"] = clipped(correct, clip, clip, w_rl, aggregation, over=counted)
+        terms["rl_wrong"] = clipped(wrong, clip, clip, 1.0, aggregation, over=counted)
     if entropy_bonus:
         terms["entropy_bonus"] = -entropy_bonus * aggregate(t, t.entropy)
     return terms  # Eq. 13: their sum
