@@ -71,7 +71,7 @@ def printed(model: torch.nn.Module, scale_sft: float, scale_rl: float, hpt: bool
     for i in ROWS:
         logp, entropy = evaluate(model, STEP.contexts[i], STEP.tokens[i])
         kind = DEMO if i in DEMO else RIGHT if i in RIGHT else WRONG
-        rl = len(kind) * table.limit if hpt else count[id(kind)]
+        rl = len(ROWS) * table.limit if hpt else count[id(kind)]
         group = table.reward[table.group == table.group[i]]
         a = float(table.reward[i] - group.mean()) / (1.0 if hpt else float(group.std()) + 1e-6)
         h = float(entropy.detach().mean())

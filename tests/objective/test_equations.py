@@ -86,9 +86,11 @@ def slow_srft(model, step: Step, **o) -> torch.Tensor:
         floor = o["wrong_floor"]
         return logps[i][k].detach() if floor is not None and float(logps[i][k].detach()) < floor else logps[i][k]
 
-    how, over = o["aggregation"], {"each": None, "joint": "rollout"}[o["rollout_count"]]
+    how, over = o["aggregation"], {"each": None, "joint": "rollout", "all": "all"}[o["rollout_count"]]
     loss = mean("demo", lambda i, k: w_sft(i, k) * -logps[i][k], o["sft_aggregation"] or how)  # Eq. 8
-    loss = loss - mean("demo", lambda i, k: demo_ratio(i, k) * advantages[i], how)  # Eq. 9
+    loss = loss - mean(
+        "demo", lambda i, k: demo_ratio(i, k) * advantages[i], how, over if over == "all" else None
+    )  # Eq. 9
     if o["rollout_signal"] == "binary":
         loss = loss + mean("correct", lambda i, k: w_rl(i, k) * -logps[i][k], how, over)  # Eq. 12
         loss = loss + mean("wrong", wrong, how, over)
@@ -104,7 +106,7 @@ def combinations() -> list[dict]:
         "aggregation": ["token-mean", "sequence-mean", "token-sum", "constant"],
         "sft_aggregation": [None, "token-mean"],
         "rollout_signal": ["binary", "advantage"],
-        "rollout_count": ["each", "joint"],
+        "rollout_count": ["each", "joint", "all"],
         "demo_shaping": ["none", "luffy"],
         "advantage_std": [True, False],
         "weight_sft": ["entropy", "one"],
@@ -131,30 +133,38 @@ def test_srft_is_the_slow_loop(options: dict) -> None:
     torch.testing.assert_close(grad, slow, rtol=1e-6, atol=1e-11)
 
 
-def test_hpt_preset_is_its_description() -> None:
+@pytest.mark.parametrize("right", [1, 3, 7], ids=lambda n: f"{n} of 8 right")
+def test_hpt_preset_is_its_description(right: int) -> None:
+    """One Σ/limit per response over demonstrations and rollouts together: a wrong token weighs the same whatever share of
+    the rollouts is right."""
     values = get_method("srft").preset_values("hpt")
     assert values["rollout.demo_slots"] == "replace"
     assert values["optim.updates_per_batch"] == 2
-    loss, _ = gradient(srft, srft.preset("hpt"), STEP, [ROWS])
-    model, table, expected = policy(), STEP.table, 0.0
-    demos = [i for i in ROWS if table.is_demo[i]]
-    right = [i for i in ROWS if not table.is_demo[i] and table.reward[i] == 1]
-    wrong = [i for i in ROWS if not table.is_demo[i] and table.reward[i] == 0]
-    every = {i: micro_batch(model, STEP, [i]) for i in ROWS}
-    demo_tokens = sum(int(table.length[i]) for i in demos)
-    for i in demos:
-        t, group = every[i], table.group == table.group[i]
-        a = float(table.reward[i] - table.reward[group].mean())  # r − mean, no std
-        p = t.logp.exp()
-        expected += float((0.5 * exp(-float(t.entropy.mean().detach())) * -t.logp).sum().detach()) / demo_tokens
-        expected -= float((p / (p + 0.1) * a).sum()) / (len(demos) * table.limit)
-    for i in right:
-        weight = 0.1 * exp(float(every[i].entropy.mean()))
-        expected -= weight * float(every[i].logp.sum()) / (len(right) * table.limit)
-    for i in wrong:
-        expected += float(every[i].logp.sum()) / (len(wrong) * table.limit)
-    expected -= 0.001 * float(torch.cat([t.entropy for t in every.values()]).mean())
-    assert loss == pytest.approx(expected, rel=1e-9)
+    rewards = [float(k < right) for k in range(8)]
+    step = random_step(groups=2, rollouts=4, demos=1, seed=3, rewards=[*rewards[:4], 1.0, *rewards[4:], 1.0])
+    table, rows = step.table, list(range(10))
+    loss, grad = gradient(srft, srft.preset("hpt"), step, [rows])
+    model = policy()
+    every = {i: micro_batch(model, step, [i]) for i in rows}
+    demo_tokens = sum(int(table.length[i]) for i in rows if table.is_demo[i])
+    supervised, reinforced = torch.zeros(()).double(), torch.zeros(()).double()
+    for i, t in every.items():
+        a = table.reward[i] - table.reward[table.group == table.group[i]].mean()  # r − mean, no deviation
+        h = float(t.entropy.mean().detach())
+        if table.is_demo[i]:
+            p = t.logp.exp()
+            supervised = supervised + (0.5 * exp(-h) * -t.logp).sum() / demo_tokens
+            reinforced = reinforced - (p / (p + 0.1) * a).sum() / table.limit
+        elif table.reward[i] == 1:
+            reinforced = reinforced - 0.1 * exp(h) * t.logp.sum() / table.limit
+        else:
+            reinforced = reinforced + t.logp.sum() / table.limit
+    bonus = 0.001 * torch.cat([t.entropy for t in every.values()]).mean()
+    expected = supervised + reinforced / len(rows) - bonus
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-9)
+    slow = torch.cat([p.grad.flatten() for p in model.parameters()])
+    torch.testing.assert_close(grad, slow, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("how", get_args(Aggregation))

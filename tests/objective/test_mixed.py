@@ -64,6 +64,25 @@ def test_luffy_presets() -> None:
     assert luffy.preset("code") == {"advantage_std": False, "aggregation": "constant", "entropy_bonus": 0.001}
 
 
+def test_luffys_code_counts_demonstrations_and_rollouts_together() -> None:
+    """Σ over the tokens of both / (responses of both · limit); the entropy bonus over all tokens."""
+
+    def slow(n: Numbers) -> dict[str, Tensor]:
+        a, responses, tokens = n.advantage(n.every, std=False), len(n.every), sum(n.length)
+        terms = dict.fromkeys(("rl_demo", "rl_rollout", "entropy_bonus"), 0 * n.logp[0][0])
+        for i in n.every:
+            for k in range(n.length[i]):
+                ratio = n.p(i, k) / (n.p(i, k) + 0.1) if i in n.demos else n.ratio(i, k)
+                name = "rl_demo" if i in n.demos else "rl_rollout"
+                terms[name] = terms[name] - a[i] * ratio / (responses * n.step.table.limit)
+                entropy = -(n.all[i][k].exp() * n.all[i][k]).sum()
+                terms["entropy_bonus"] = terms["entropy_bonus"] - 0.001 * entropy / tokens
+        return terms
+
+    luffy = get_method("luffy")
+    same(luffy, luffy.preset("code"), STEP, slow)
+
+
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 1000))
 def test_luffys_shaping_at_the_ends_of_gamma(seed: int) -> None:

@@ -43,6 +43,7 @@ def _srft_needs(options: Mapping[str, Any]) -> set[Need]:
             "method.demo_shaping": "luffy",
             "method.aggregation": "constant",
             "method.sft_aggregation": "token-mean",
+            "method.rollout_count": "all",
             "method.entropy_bonus": 0.001,
             "rollout.demo_slots": "replace",
             "optim.updates_per_batch": 2,
@@ -61,7 +62,7 @@ def srft(
     aggregation: Aggregation = "token-mean",
     sft_aggregation: Aggregation | None = None,
     rollout_signal: Literal["binary", "advantage"] = "binary",
-    rollout_count: Literal["each", "joint"] = "each",
+    rollout_count: Literal["each", "joint", "all"] = "each",
     demo_shaping: Literal["none", "luffy"] = "none",
     shaping_gamma: float = 0.1,
     advantage_std: bool = True,
@@ -75,13 +76,14 @@ def srft(
     H is the mean of, `entropy_cap` a bound on it (nats); `aggregation` of all terms, `sft_aggregation` of Eq. 8 apart;
     `rollout_signal: advantage` puts A and the clipped ratio (`clip`) into Eq. 12 for the binary signal;
     `rollout_count`: what Eq. 12's terms are divided by: `each` by the count of its own rollouts, as Eq. 12 is printed,
-    or both by the `joint` count of all rollouts, of which alone Eq. 11 is an identity;
+    or both by the `joint` count of all rollouts, of which alone Eq. 11 is an identity, or these and Eq. 9's by that of
+    `all` responses, demonstrations and rollouts;
     `demo_shaping: luffy` takes π/(π+`shaping_gamma`) for the ratio of Eq. 9; `wrong_floor` (nats) stops pushing wrong
     tokens whose log π is below it; `entropy_bonus` rewards entropy on all tokens.
     """
     t = t.with_advantage(group_advantage(t, advantage_std))  # Eq. 7
     demo, correct, wrong = t.demo, t.rollout.correct, t.rollout.wrong
-    counted = t.rollout if rollout_count == "joint" else None
+    counted = {"each": None, "joint": t.rollout, "all": t}[rollout_count]
 
     w_sft = scale_sft * entropy_weight(demo, -1, entropy_scope, entropy_cap) if weight_sft == "entropy" else 1.0
     w_rl = scale_rl * entropy_weight(correct, +1, entropy_scope, entropy_cap) if weight_rl == "entropy" else 1.0
@@ -92,7 +94,7 @@ def srft(
 
     terms = {
         "sft_demo": nll(demo, w_sft, sft_aggregation or aggregation),  # Eq. 8
-        "rl_demo": policy_gradient(demo, ratio, aggregation),  # Eq. 9
+        "rl_demo": policy_gradient(demo, ratio, aggregation, over=t if rollout_count == "all" else None),  # Eq. 9
     }
     if rollout_signal == "binary":
         if wrong_floor is not None:
