@@ -103,7 +103,8 @@ def test_dr_grpo_is_verls(verl) -> None:
 
 
 def verl_reward(buffer: float) -> torch.Tensor:
-    """What verl's DAPO reward manager makes of the step's rewards and lengths."""
+    """What verl's DAPO reward manager and its grader make of the step's rewards and lengths: every response answers 1,
+    which is the truth of the right ones."""
     verl = pytest.importorskip("verl", reason="verl is not installed: scripts/setup test")
     from verl.workers.reward_manager.dapo import DAPORewardManager
 
@@ -114,13 +115,13 @@ def verl_reward(buffer: float) -> torch.Tensor:
             "prompts": prompts, "responses": width, "attention_mask": torch.cat([prompts, mask.long()], 1),
         },
         non_tensors={
-            "reward_model": np.array([{"ground_truth": r} for r in STEP.table.reward.tolist()], dtype=object),
-            "data_source": np.array(["random"] * len(ROWS), dtype=object),
+            "reward_model": np.array([{"ground_truth": f"{r:.0f}"} for r in STEP.table.reward.tolist()], dtype=object),
+            "data_source": np.array(["math_dapo"] * len(ROWS), dtype=object),
         },
     )  # fmt: skip
     manager = DAPORewardManager(
-        tokenizer=SimpleNamespace(decode=lambda *a, **k: "", eos_token="</s>"), num_examine=0,
-        compute_score=lambda ground_truth, **k: ground_truth, max_resp_len=STEP.table.limit,
+        tokenizer=SimpleNamespace(decode=lambda *a, **k: "Answer: 1", eos_token="</s>"), num_examine=0,
+        max_resp_len=STEP.table.limit,
         overlong_buffer_cfg=SimpleNamespace(enable=True, len=buffer * STEP.table.limit, penalty_factor=1.0, log=False),
     )  # fmt: skip
     return manager(data).sum(-1).double()
@@ -128,8 +129,9 @@ def verl_reward(buffer: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("buffer", [0.5, 0.75, 0.9375])
 def test_overlong_penalty_is_verls(verl, buffer: float) -> None:
-    ours = STEP.table.reward + overlong_penalty(micro_batch(policy(), STEP, ROWS), buffer)
-    assert (ours != STEP.table.reward).any() == (buffer > 0.5)
+    outcome = 2 * STEP.table.reward - 1
+    ours = outcome + overlong_penalty(micro_batch(policy(), STEP, ROWS), buffer)
+    assert (ours != outcome).any() == (buffer > 0.5)
     torch.testing.assert_close(ours, verl_reward(buffer), rtol=1e-6, atol=1e-6)
 
 

@@ -60,11 +60,11 @@ def dapo(
 ) -> Terms:
     """Clip-higher, dual clip, token mean, overlong punishment; `hooks.refill` samples dynamically (DAPO).
 
-    `overlong_buffer`: the share of the length limit in which the reward falls by up to 1 (4096 of 20480 in the paper,
-    2k of 10k in PSFT's).
+    `overlong_buffer`: the share of the length limit in which the reward, 1 for right and −1 for wrong, falls by up to 1
+    (4096 of 20480 in the paper, 2k of 10k in PSFT's).
     """
     t = t.rollout
-    reward = t.responses.reward + overlong_penalty(t, overlong_buffer)
+    reward = 2 * t.responses.reward - 1 + overlong_penalty(t, overlong_buffer)  # the penalty is measured against ±1
     t = t.with_advantage(group_advantage(t, reward=reward))
     return {"rl": clipped(t, clip_low, clip_high, how=aggregation, dual=dual_clip)}
 
