@@ -239,6 +239,34 @@ def test_whitened_has_mean_zero_and_deviation_one() -> None:
     assert float(found.std()) == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.parametrize(("level", "spread"), [(0.0, 1.0), (100.0, 0.1), (1e4, 0.05), (-1e4, 0.05)])
+@pytest.mark.parametrize("cut", [[ROWS], [ROWS[:7], ROWS[7:]]], ids=["one micro-batch", "two"])
+def test_whitening_keeps_its_precision_in_float32(level: float, spread: float, cut: list) -> None:
+    """A critic far from the rewards: large advantages that differ little, in the float32 that networks give."""
+    method, generator = get_method("ppo"), torch.Generator().manual_seed(0)
+    noise = torch.randn(sum(len(x) for x in STEP.tokens), generator=generator) * spread
+    values = [(x - level).float() for x in noise.split([len(x) for x in STEP.tokens])]
+    still = replace(STEP, table=replace(STEP.table, reward=torch.ones_like(STEP.table.reward).float()))
+    parts = []
+    for rows in cut:
+        t = micro_batch(policy(), still, rows)
+        flat = torch.cat([values[r] for r in rows])
+        parts.append(replace(t, logp=t.logp.float(), value=flat, old_value=flat))
+    sums: dict[str, Tensor] = {}
+    for t in parts:  # as the trainer does
+        for name, x in method.measure(t, method.defaults()).items():
+            total = sums.get(name, torch.zeros(len(ROWS)).double())
+            sums[name] = total.index_add(0, t.row, x.double())
+    means = {name: x / STEP.table.length for name, x in sums.items()}
+    views = [replace(t, responses=replace(t.responses, mean=means)).rollout for t in parts]
+    advantages = [gae(t) for t in views]
+    every = torch.cat(advantages).double()
+    expected = (every - every.mean()) / (every.var() + 1e-8).sqrt()
+    ours = torch.cat([whitened(t, a) for t, a in zip(views, advantages, strict=True)])
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
     "o",

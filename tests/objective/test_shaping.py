@@ -162,7 +162,7 @@ def test_demonstrations_keep_their_advantage(name: str, shape) -> None:
 def test_any_method_of_rl_is_shaped(name: str) -> None:
     """Doubled advantages double the policy's term: what `shaping` says reaches the loss of each method."""
     method, mean = get_method(name), STEP.table.mean
-    means = {**mean, "advantage": mean["logp"], "advantage²": mean["logp"] ** 2 + 1, "process": mean["logp"]}
+    means = {**mean, "advantage": mean["logp"], "advantage_variance": mean["logp"] ** 2, "process": mean["logp"]}
     step, model = replace(STEP, table=replace(STEP.table, mean=means)), policy()
     t = micro_batch(model, step, ROWS, method, {})
     options = {"dual_clip": 1e9} if name == "dapo" else {}

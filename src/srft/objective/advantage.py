@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from srft.objective.terms import response_mean
 from srft.objective.tokens import Tokens
 
 
@@ -64,12 +65,20 @@ def process_advantage(t: Tokens, process: Tensor, gamma: float = 1.0) -> Tensor:
     return _unpadded(t, discounted(_padded(t, process - others), gamma)) + outcome
 
 
+def advantage_moments(t: Tokens, advantage: Tensor) -> dict[str, Tensor]:
+    """(N,) float64 each: what `whitened` needs measured before the first update, the advantage (N,) and its squared
+    deviation from its response's mean. E[a²] − E[a]² would cancel where the mean is large."""
+    a = advantage.double()
+    return {"advantage": a, "advantage_variance": (a - response_mean(t, a)) ** 2}
+
+
 def whitened(t: Tokens, advantage: Tensor, eps: float = 1e-8) -> Tensor:
-    """(N,) advantage less its mean over the step's tokens of the view, over its deviation; measured before the first
-    update as "advantage" and "advantage²"."""
+    """(N,) advantage less its mean over the step's tokens of the view, over its deviation: by `advantage_moments`, the
+    variance within responses and between them, n/(n − 1) times their sum."""
     mean, n = t.step_mean("advantage"), t.token_count
-    variance = (t.step_mean("advantage²") - mean**2) * n / (n - 1).clamp(min=1)
-    return ((advantage - mean) / (variance + eps).sqrt()).to(advantage.dtype)
+    between = (t.responses.mean["advantage"].detach().double() - mean) ** 2
+    variance = (t.step_mean("advantage_variance") + t.token_weighted_mean(between)) * n / (n - 1).clamp(min=1)
+    return ((advantage.double() - mean) / (variance + eps).sqrt()).to(advantage.dtype)
 
 
 def discounted(x: Tensor, discount: float) -> Tensor:

@@ -172,11 +172,19 @@ class Tokens:
         return (self.logp - old).exp()
 
     def step_mean(self, name: str) -> Tensor:
-        """The mean over this view's tokens of the whole step of what was measured before the first update."""
+        """float64: the mean over this view's tokens of the whole step of what was measured before the first update.
+
+        Raises:
+            KeyError: it was not measured.
+        """
         if name not in self.responses.mean:
             raise KeyError(f"'{name}' was not measured: the method must declare that it needs means")
-        mean = self.responses.mean[name].detach()
-        return torch.where(self.rows, mean * self.responses.length, 0.0).sum() / self.token_count.clamp(min=1)
+        return self.token_weighted_mean(self.responses.mean[name].detach())
+
+    def token_weighted_mean(self, x: Tensor) -> Tensor:
+        """float64: the mean of x (S,) over this view's tokens of the whole step, each with its response's x."""
+        total = torch.where(self.rows, x.double() * self.responses.length, 0.0).sum()
+        return total / self.token_count.clamp(min=1)
 
 
 PER_TOKEN = ("old_logp", "ref_logp", "advantage", "value", "old_value", "reward_logp", "old_reward_logp")

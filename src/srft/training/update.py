@@ -102,7 +102,8 @@ class Updater:
                 values |= {name: x for name, x in named.items() if x is not None}
         means = {}
         for name in sorted(sums):
-            total = self.accelerator.reduce(sums[name].to(device, torch.float32), "sum").cpu()
+            # float64 all the way: a variance between responses is a small difference of large means
+            total = self.accelerator.reduce(sums[name].to(device), "sum").cpu()
             means[name] = total / table.length.clamp(min=1)
         return replace(batch, responses=replace(table, mean=means), fixed=fixed)
 

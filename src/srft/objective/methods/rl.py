@@ -7,7 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from srft.objective.advantage import gae, group_advantage, overlong_penalty, process_advantage, whitened
+from srft.objective.advantage import (
+    advantage_moments,
+    gae,
+    group_advantage,
+    overlong_penalty,
+    process_advantage,
+    whitened,
+)
 from srft.objective.registry import Need, Terms, method
 from srft.objective.terms import Aggregation, clipped, kl, outcome_loss, value_loss
 from srft.objective.tokens import Tokens
@@ -75,8 +82,7 @@ def _ppo_needs(options: Mapping[str, Any]) -> set[Need]:
 
 
 def _ppo_measure(t: Tokens, options: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    advantage = gae(t, options["gamma"], options["lam"])
-    return {"advantage": advantage, "advantage²": advantage**2}
+    return advantage_moments(t, gae(t, options["gamma"], options["lam"]))
 
 
 @method("ppo", needs=_ppo_needs, measure=_ppo_measure, source="PPO as in Open-Reasoner-Zero, arXiv 2503.24290")
