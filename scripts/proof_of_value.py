@@ -140,7 +140,7 @@ CASES: dict[str, Commands] = {  # long ones first
     "iw-sft": [run("quickstart-iw-sft")],
     "low-entropy-clipping": [run("quickstart-low-entropy-clipping", "optim.updates_per_batch=2")],
     "luffy": [run("quickstart-luffy")],
-    "position-shaping": [run("quickstart-position-shaping", "advantage.position.steps=[1, 2]")],
+    "position-shaping": [run("quickstart-position-shaping", "advantage.position.steps=[1, 3]")],
     "ppl-shaping": [run("quickstart-ppl-shaping")],
     "ppo": [run("quickstart-ppo", "optim.auxiliary_lr=2e-3", steps=2), [*RESUME, "training.steps=3"]],
     "prime": [run("quickstart-prime", "optim.auxiliary_lr=2e-3", steps=2), [*RESUME, "training.steps=3"]],

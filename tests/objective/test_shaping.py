@@ -127,6 +127,18 @@ def test_position_shaping_is_the_slow_loop(alpha: float) -> None:
     torch.testing.assert_close(position_shaping(t, alpha), torch.tensor(expected, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    ("step", "shaped"), [(1, False), (200, False), (201, True), (298, True), (299, True), (300, False), (301, False)]
+)
+def test_position_shaping_in_a_window_of_steps(step: int, shaped: bool) -> None:
+    """The released code's window from 200 to 300: 201 is the first step that is shaped, 299 the last."""
+    t = micro_batch(policy(), replace(STEP, table=replace(STEP.table, step=step)), ROWS).rollout
+    t = t.with_advantage(group_advantage(t))
+    expected = position_shaping(t) if shaped else t.advantage
+    assert torch.equal(position_shaping(t, steps=(200, 300)), expected)
+    assert (position_shaping(t) != t.advantage).any()
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(a=st.floats(-3, 3), alpha=st.floats(0, 5), length=st.integers(1, 40))
 def test_position_shaping_is_bounded_and_grows_to_the_end(a: float, alpha: float, length: int) -> None:

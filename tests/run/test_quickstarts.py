@@ -38,7 +38,7 @@ def tiny(name: str, *changes: str) -> Recipe:
     if recipe.hooks.buffer:
         shared.append("hooks.buffer.size=3")
     if recipe.advantage.position:
-        shared.append("advantage.position.steps=[1, 2]")
+        shared.append("advantage.position.steps=[0, 2]")
     if "warmup_steps" in recipe.method_options:
         shared.append("method.warmup_steps=1")
     parts = [(f"stages.{i}.", part, 1) for i, part in enumerate(recipe.stages)]

@@ -108,9 +108,10 @@ def ppl_shaping(t: Tokens, alpha: float = 0.01) -> Tensor:
 
 def position_shaping(t: Tokens, alpha: float = 0.1, steps: tuple[int, int] | None = None) -> Tensor:
     """(N,) A + sign(A)·min(α·σ(15(p − ½)), ½|A|) on rollouts, p = place/length: the end of a response
-    counts for more (exploration study, §4.3). `steps`: only after the first and up to the second."""
+    counts for more (exploration study, §4.3). `steps`: only after the first and before the second (the released code's
+    200 and 300 shape 201 to 299)."""
     a = _required_advantage(t)
-    if steps is not None and not steps[0] < t.responses.step <= steps[1]:
+    if steps is not None and not steps[0] < t.responses.step < steps[1]:
         return a
     p = t.position / t.responses.length[t.row]
     bonus = torch.minimum(alpha * torch.sigmoid(15 * (p - 0.5)).to(a.dtype), 0.5 * a.abs())

@@ -21,7 +21,7 @@ class PositionShaping(Section):
     """The end of a response counts for more."""
 
     alpha: float = Field(0.1, ge=0)
-    steps: tuple[int, int] | None = Field(None, description="after the first to the second; released code: [200, 300]")
+    steps: tuple[int, int] | None = Field(None, description="between the two, both left out; released code: [200, 300]")
 
 
 class AdvantageSettings(Section):
