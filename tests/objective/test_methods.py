@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 import torch
 
-from srft.objective import get_method, methods
+from srft.objective import Tokens, get_method, methods
 from srft.objective.registry import Need
 from tests.objective.steps import measured, micro_batch, policy, random_step
 from tests.objective.test_invariance import IDS, VARIANTS
@@ -105,6 +105,34 @@ def test_what_is_declared_is_used(name: str) -> None:
     method, model, t = tokens(name, {}, old_logp=None)
     _, two = learnt(method, {}, model, t)
     assert not torch.allclose(one, two)
+
+
+# Three prompts with 3, 1 and 0 of 4 rollouts right: advantages on either side of every gate.
+CONTRAST = random_step(groups=3, rollouts=4, demos=1, seed=52, rewards=[1, 1, 1, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1])
+
+
+def doubled(t: Tokens) -> torch.Tensor:
+    """A shaping that, as each of ours, leaves demonstrations as they are."""
+    assert t.advantage is not None
+    return torch.where(t.responses.is_demo[t.row], t.advantage, 2 * t.advantage)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
+def test_shaping_has_an_effect_where_a_method_has_an_advantage(name: str, options: dict) -> None:
+    method, grads = get_method(name), []
+    for shaping in ((), (doubled,)):
+        model = policy()
+        t = micro_batch(model, measured(method, options, CONTRAST), range(15), method, options)
+        grads.append(learnt(method, options, model, replace(t, shaping=shaping))[1])
+    assert torch.equal(*grads) != method.has_advantage(options)
+
+
+def test_methods_without_an_advantage() -> None:
+    """Those on demonstrations or preferences alone, and SRFT with the binary signal."""
+    without = {name for name in NAMES if not get_method(name).has_advantage({})}
+    assert {"sft", "psft", "dpo", "srft"} <= without
+    assert not {"grpo", "luffy", "sft+rl", "sasr", "ppo"} & without
+    assert get_method("srft").has_advantage({"rollout_signal": "advantage"})
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from srft.objective import (
     Responses,
@@ -19,6 +20,7 @@ from srft.objective import (
     get_method,
     group_advantage,
     grpo,
+    methods,
     position_shaping,
     ppl_shaping,
 )
@@ -170,16 +172,19 @@ def test_demonstrations_keep_their_advantage(name: str, shape) -> None:
         assert torch.equal(with_shape[term], terms[term])
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo", "ppo", "prime", "relift", "tapo", "uft", "hpt", "chord"])
-def test_any_method_of_rl_is_shaped(name: str) -> None:
-    """Doubled advantages double the policy's term: what `shaping` says reaches the loss of each method."""
+@pytest.mark.parametrize("name", [name for name, method in methods().items() if method.has_advantage()])
+def test_any_method_with_an_advantage_is_shaped(name: str) -> None:
+    """Doubled advantages double the policy's terms, whose names begin with "rl"."""
     method, mean = get_method(name), STEP.table.mean
     means = {**mean, "advantage": mean["logp"], "advantage_variance": mean["logp"] ** 2, "process": mean["logp"]}
     step, model = replace(STEP, table=replace(STEP.table, mean=means)), policy()
     t = micro_batch(model, step, ROWS, method, {})
-    options = {"dual_clip": 1e9} if name == "dapo" else {}
-    once = method(t, **options)["rl"]
-    twice = method(replace(t, shaping=(lambda u: 2 * u.advantage,)), **options)["rl"]
+    options = {"dual_clip": 1e9} if "dual_clip" in method.options else {}
+
+    def reinforced(t: Tokens) -> Tensor:
+        return torch.stack([x for term, x in method(t, **options).items() if term.startswith("rl")]).sum()
+
+    once, twice = reinforced(t), reinforced(replace(t, shaping=(lambda u: 2 * u.advantage,)))
     torch.testing.assert_close(slope(twice, model), 2 * slope(once, model))
     assert slope(once, model).any()
 

@@ -48,6 +48,8 @@ class Method:
         vocabulary: per-token quantities of the whole vocabulary, by name; given as `t.vocabulary`.
         chooses: for a method that does not do the same in every step, what this step needs: a function of the options,
             the step's number, the metrics of the steps before it and a draw from [0, 1).
+        uses_advantage: whether the advantages of rollouts enter the loss, as a function of the options; where None,
+            they do if the method needs rollouts. Advantage shaping has no effect on a method without them.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Method:
     measure: Callable[..., Mapping[str, Tensor]] | None = None
     vocabulary: Mapping[str, Quantity] = field(default_factory=dict)
     chooses: Callable[[Mapping[str, Any], int, History, float], frozenset[Need]] | None = None
+    uses_advantage: Callable[[Mapping[str, Any]], bool] | None = None
 
     def __call__(self, t: Tokens, **options: Any) -> Terms:
         for name, value in options.items():
@@ -79,6 +82,12 @@ class Method:
     def defaults(self, options: Mapping[str, Any] = {}) -> dict[str, Any]:
         """Every option's value: as given, else its default."""
         return {option: default for option, (_, default) in self.options.items()} | dict(options)
+
+    def has_advantage(self, options: Mapping[str, Any] = {}) -> bool:
+        """Whether shaping the advantages of rollouts changes the loss under these options."""
+        if self.uses_advantage is None:
+            return "rollouts" in self.needs(options)
+        return self.uses_advantage(self.defaults(options))
 
     @property
     def summary(self) -> str:

@@ -34,6 +34,7 @@ def _srft_needs(options: Mapping[str, Any]) -> set[Need]:
 @method(
     "srft",
     needs=_srft_needs,
+    uses_advantage=lambda options: options["rollout_signal"] == "advantage",  # the binary signal is not A
     source="SRFT Eqs. 7, 8, 9, 12, 13",
     presets={
         "paper-en": {},
