@@ -102,7 +102,7 @@ def test_dapo_by_default_has_its_papers_numbers() -> None:
 
 def test_dapo_without_its_extras_is_grpo() -> None:
     off = {"clip_high": 0.2, "dual_clip": 1e9, "overlong_buffer": 1e-9}
-    # rewards of ±1 double the deviation, beside which 1e-6 weighs half as much
+    # rewards of ±1 double the deviation, to which the same 1e-6 is added
     equal((get_method("dapo"), off), (grpo, {"aggregation": "token-mean"}), STEP, rtol=3e-6)
 
 
