@@ -55,3 +55,19 @@ def test_recipe_files(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in str(error.value)
     with pytest.raises(SrftError, match="no such file"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [["method.name=sft"], ["method.name=rft"], ["method.name=srft", "method.rollout_signal=binary"]],
+    ids=lambda changes: changes[0],
+)
+@pytest.mark.parametrize("shaping", ["ppl", "position"])
+def test_shaping_without_an_advantage_is_refused(changes: list[str], shaping: str) -> None:
+    with pytest.raises(SrftError, match="no advantage of rollouts to shape"):
+        load_recipe("quickstart", [*changes, f"advantage.{shaping}.alpha=0.1"])
+
+
+def test_shaping_is_for_the_stages_that_have_an_advantage() -> None:
+    recipe = load_recipe("quickstart-sft-then-rl", ["advantage.ppl.alpha=0.1"])
+    assert [part.advantage.ppl is not None for part in recipe.parts] == [True, True]

@@ -39,7 +39,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         )
     recipe = _check(tree, where)
     parts = [_check(merge(tree, stage), f"{where}: stage {i}") for i, stage in enumerate(stages, 1)]
-    return recipe.model_copy(update={"stages": tuple(parts)})
+    whole = recipe.model_copy(update={"stages": tuple(parts)})
+    _check_shaping(whole, where)
+    return whole
 
 
 def load_evaluation(model: str, overrides: Iterable[str] = (), **values: Any) -> EvaluationRecipe:
@@ -91,6 +93,18 @@ def _check(tree: dict[str, Any], where: str) -> Recipe:
             fix="Raise rollout.n or lower rollout.demonstrations.",
         )
     return recipe
+
+
+def _check_shaping(recipe: Recipe, where: str) -> None:
+    """Raises SrftError where the advantage is shaped and no stage's loss has one of rollouts."""
+    shaped = [part for part in recipe.parts if part.advantage.ppl or part.advantage.position]
+    if shaped and not any(part.loss.has_advantage(part.method_options) for part in shaped):
+        raise SrftError(
+            f"the loss of '{recipe.title}' has no advantage of rollouts to shape",
+            where=f"{where}: advantage",
+            fix="Leave advantage.ppl and advantage.position out, or use a method with one (grpo; srft with "
+            "rollout_signal: advantage).",
+        )
 
 
 def _apply_method(tree: dict[str, Any]) -> dict[str, Any]:
