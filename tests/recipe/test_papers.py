@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from srft.data import resolve_path
+from srft.data import TEMPLATES, Problem, render, resolve_path
 from srft.policy.load import ModelSettings, load_config
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_recipe
@@ -191,3 +191,11 @@ def test_published_values(name: str, published: list[dict[str, object]]) -> None
 def test_every_published_selection_is_a_recipe() -> None:
     kept = {name: load_recipe(name).data.selection for name in PAPERS if "-rft" in name}
     assert sorted(how.keep for how in kept.values() if how) == ["correct", "entropy", "noise", "noise+rbf", "rbf"]
+
+
+@pytest.mark.parametrize("name", ["qwen3-4b-base-psft-then-dpo", "qwen3-4b-base-sft-then-dpo"])
+def test_alignment_has_psfts_system_prompt(name: str, tokenizer: Any) -> None:
+    """PSFT A.2, in every stage."""
+    for part in load_recipe(name).parts:
+        rendered = render(Problem("Hello?"), TEMPLATES[part.data.template], tokenizer)
+        assert "You are a helpful assistant." in str(rendered)

@@ -16,7 +16,7 @@ class DataSettings(Section):
     split: str = "train"
     options: dict[str, Any] = Field({}, description="of the hub (`name`) or of a generated task")
     limit: int | None = Field(None, gt=0, description="take only the first so many problems")
-    template: Literal["srft", "qwen-math", "chat", "none"] = "srft"
+    template: Literal["srft", "qwen-math", "assistant", "chat", "none"] = "srft"
     max_prompt_length: int = Field(1024, gt=0, description="tokens")
     long_demonstrations: Literal["truncate", "drop"] = "truncate"
     bad_answers: Literal["error", "drop"] = Field("error", description="answers that do not grade equal to themselves")

@@ -38,6 +38,7 @@ class Template:
 TEMPLATES: Mapping[str, Template] = {
     "srft": Template(system=SRFT_SYSTEM, prefill="<think>\n"),
     "qwen-math": Template(system="Please reason step by step, and put your final answer within \\boxed{}."),
+    "assistant": Template(system="You are a helpful assistant."),  # PSFT A.2, alignment
     "chat": Template(),
     "none": Template(chat=False),
 }

@@ -41,7 +41,7 @@ class EvaluationSettings(Section):
     sets: dict[str, EvaluationSet] = Field({}, description="the user's own problems, by the name of their results")
     protocol: Literal["srft", "psft"] = "srft"
     sampling: SamplingOverrides = SamplingOverrides()
-    template: Literal["srft", "qwen-math", "chat", "none"] | None = Field(
+    template: Literal["srft", "qwen-math", "assistant", "chat", "none"] | None = Field(
         None, description="the protocol's if left out; in training the data section's"
     )
     extract: Literal["boxed", "last"] | None = Field(

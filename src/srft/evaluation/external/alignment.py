@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from srft.data import TEMPLATES
 from srft.data.files import append_rows, parse_json, read_jsonl, read_text, read_whole_rows, write_json, write_rows
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation.estimators import bootstrap
@@ -32,7 +33,7 @@ from srft.rollout.engine import SamplerSettings, make_sampler
 from srft.rollout.sampler import SampleRequest, SamplingParams
 from srft.seed import derive_seed
 
-SYSTEM = "You are a helpful assistant."  # PSFT A.2
+SYSTEM = TEMPLATES["assistant"].system or ""
 Row = dict[str, Any]
 Answer = Callable[[Sequence[Sequence[Mapping[str, str]]], Sequence[int]], list[str]]  # chats and their seeds → replies
 
