@@ -1,4 +1,4 @@
-"""`python -m srft` and `accelerate launch -m srft`: the same command line."""
+"""`python -m srft`, alone or under torchrun: the same command line."""
 
 from srft.cli import main
 

@@ -43,7 +43,7 @@ def evaluate(
     training_data: str | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model; the same call on every process of `accelerate launch`. Called again after a kill it continues.
+    """Evaluate a model; the same call on every process of a launch. Called again after a kill it continues.
 
     Args:
         out: folder of records and results; runs/eval-MODEL-PROTOCOL if left out.
