@@ -315,6 +315,7 @@ def sampler_warning(metrics: Mapping[str, float]) -> str:
         "rollout.engine: transformers has no difference."
     )
 
+
 describe("rewards/<name>", "TRL's, of a stage that it trains on preference pairs", trl=True)
 describe("logps/<name>", "the same", "nats", trl=True)
 describe("logits/<name>", "the same", trl=True)
