@@ -3,9 +3,9 @@
 
     python scripts/proof_of_value.py                      # the present tree against HEAD; or name another commit
     python scripts/proof_of_value.py main --only grpo select --jobs 1
-    python scripts/proof_of_value.py record TREE OUT --names old    # only the base: keep it for several comparisons
+    python scripts/proof_of_value.py record TREE OUT --base COMMIT  # only the base: keep it for several comparisons
     python scripts/proof_of_value.py record TREE OUT
-    python scripts/proof_of_value.py compare OLD_OUT NEW_OUT
+    python scripts/proof_of_value.py compare OLD_OUT NEW_OUT --base COMMIT
 
 A case is one or more `srft` commands on the embedded model, a few steps each, on the CPU with one thread. Compared are
 all rows of all .jsonl files (metrics, evaluations, rollouts, selections, responses), the numbers of results.json and
@@ -14,8 +14,8 @@ except times. What exists only in the new recording is listed as added. The exit
 
 Numbers are the same on one machine only: a recording cannot be compared with one of another machine or torch.
 
-Where a refactor renames keys, metrics or files, fill in the tables below; empty them when a new base is chosen. The
-cases are always written with the new names. An entry that ends in `.` or `/` renames all that begin with it.
+Where a refactor renames keys, metrics or files, give the base its `Renames` below. The cases are always written with
+the new names. An entry that ends in `.` or `/` renames all that begin with it.
 """
 
 from __future__ import annotations
@@ -34,44 +34,63 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Words of the cases' commands, new: old. A recipe's key (without `stages.N.`), `key=value`, an option, a recipe's name.
-RENAMED_KEYS: dict[str, str] = {
-    "evaluation.sampling.n": "evaluation.samples",
-    "hooks.buffer.size": "buffer.size",
-    "sampling.n=4": "--samples=4",
-    "template=chat": "--template=chat",
-    "sampling.max_response_length=160": "--max-length=160",
-    "max_batch=12": "--max-batch=12",
-    "sampling.temperature=1.0": "--temperature=1.0",
-    "sampling.top_p=0.95": "--top-p=0.95",
-    "statistics=true": "--statistics",
+
+@dataclass(frozen=True)
+class Renames:
+    """What is called otherwise in a base.
+
+    Args:
+        keys: words of the cases' commands, new: old. A recipe's key (without `stages.N.`), `key=value`, an option.
+        metrics: columns of .jsonl rows and paths in .json files, old: new; `FILE:` before an old one is for that file
+            alone, `!` before a new one says that it is the opposite; paths are joined by `/`.
+        files: relative to the case's folder, old: new, e.g. "run/rollouts/": "run/samples/".
+        dropped: metrics, paths and files (old names) that the new tree no longer writes.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+
+
+# By the beginning of a base's commit. The one here is the tree before the rooms were rebuilt: its numbers are those of
+# 40a58a7, which rebuilt them; later commits end defects.
+RENAMES = {
+    "ee8f536": Renames(
+        keys={
+            "evaluation.sampling.n": "evaluation.samples",
+            "hooks.buffer.size": "buffer.size",
+            "sampling.n=4": "--samples=4",
+            "template=chat": "--template=chat",
+            "sampling.max_response_length=160": "--max-length=160",
+            "max_batch=12": "--max-batch=12",
+            "sampling.temperature=1.0": "--temperature=1.0",
+            "sampling.top_p=0.95": "--top-p=0.95",
+            "statistics=true": "--statistics",
+        },
+        metrics={
+            "lr": "learning_rate",
+            "loss/total": "loss",
+            "entropy/rollout": "entropy",
+            "demo_reward": "demo/reward",
+            "demo_length": "demo/mean_length",
+            "method/clip_fraction": "clip_ratio/region_mean",
+            "metrics.jsonl:response_length": "completions/mean_length",
+            "metrics.jsonl:unfinished": "completions/clipped_ratio",
+            "evaluations.jsonl:unfinished": "truncated",
+            "set": "benchmark",
+            "avg@2": "avg",
+            "unparsable": "no_answer",
+            "score": "reward",
+            "finished": "!truncated",
+            "results.json:settings/protocol/samples": "settings/protocol/n",
+        },
+    )
 }
-# Columns of .jsonl rows and paths in .json files, old: new, with `FILE:` before an old one of that file alone and `!`
-# before the new one where it is the opposite; paths are joined by `/`, as in benchmarks/problems/avg.
-RENAMED_METRICS: dict[str, str] = {
-    "lr": "learning_rate",
-    "loss/total": "loss",
-    "entropy/rollout": "entropy",
-    "metrics.jsonl:response_length": "completions/mean_length",
-    "metrics.jsonl:unfinished": "completions/clipped_ratio",
-    "evaluations.jsonl:unfinished": "truncated",
-    "demo_reward": "demo/reward",
-    "demo_length": "demo/mean_length",
-    "method/clip_fraction": "clip_ratio/region_mean",
-    "set": "benchmark",
-    "avg@2": "avg",
-    "unparsable": "no_answer",
-    "score": "reward",
-    "finished": "!truncated",
-    "results.json:settings/protocol/samples": "settings/protocol/n",
-}
-# Files, relative to the case's folder, old: new, e.g. "run/rollouts/": "run/samples/".
-RENAMED_FILES: dict[str, str] = {}
-# Metrics, paths and files (old names) that the new tree no longer writes.
-DROPPED: set[str] = set()
 
 TIMES = ("seconds", "tokens_per_second", "time/")  # columns that begin with one of these are not compared
 
@@ -131,17 +150,8 @@ CASES: dict[str, Commands] = {  # long ones first
     ],
     "sft-lora": [run("quickstart-sft", "model.lora.rank=4", steps=2), [*RESUME, "training.steps=3"]],
     "chord-mu": [run("quickstart-chord-mu", "method.mu_steps=3")],
-    "chord-phi": [run("quickstart-chord-phi")],
-    "dft": [run("quickstart-dft")],
-    "dr-grpo": [run("quickstart-dr-grpo")],
-    "gem": [run("quickstart-gem")],
-    "grpo": [run("quickstart-grpo")],
-    "hpt": [run("quickstart-hpt")],
-    "iw-sft": [run("quickstart-iw-sft")],
     "low-entropy-clipping": [run("quickstart-low-entropy-clipping", "optim.updates_per_batch=2")],
-    "luffy": [run("quickstart-luffy")],
     "position-shaping": [run("quickstart-position-shaping", "advantage.position.steps=[1, 3]")],
-    "ppl-shaping": [run("quickstart-ppl-shaping")],
     "ppo": [run("quickstart-ppo", "optim.auxiliary_lr=2e-3", steps=2), [*RESUME, "training.steps=3"]],
     "prime": [run("quickstart-prime", "optim.auxiliary_lr=2e-3", steps=2), [*RESUME, "training.steps=3"]],
     "psft": [run("quickstart-psft", *EIGHT)],
@@ -154,19 +164,13 @@ CASES: dict[str, Commands] = {  # long ones first
     "rft-noise": [run("quickstart-rft-noise", *SELECTION, "data.selection.noise=0.3")],
     "rft-noise+rbf": [run("quickstart-rft-noise+rbf", *SELECTION, "data.selection.noise=0.3")],
     "rft-rbf": [run("quickstart-rft-rbf", *SELECTION)],
-    "rl-then-sft": [run("quickstart-rl-then-sft", stages=2)],
-    "rl-then-sft-kl": [run("quickstart-rl-then-sft-kl", stages=2)],
     "sasr": [run("quickstart-sasr", "method.warmup_steps=1", steps=5)],
-    "sft": [run("quickstart-sft")],
-    "sft+rl": [run("quickstart-sft+rl")],
-    "sft-kl": [run("quickstart-sft-kl")],
-    "sft-n-then-rl": [run("quickstart-sft-n-then-rl", stages=2)],
     "sft-then-dpo": [run("quickstart-sft-then-dpo", *PAIRS, stages=2)],
-    "sft-then-rl": [run("quickstart-sft-then-rl", stages=2)],
-    "superrl": [run("quickstart-superrl")],
-    "tapo": [run("quickstart-tapo")],
-    "uft": [run("quickstart-uft")],
 }  # fmt: skip
+PLAIN = "chord-phi dft dr-grpo gem grpo hpt iw-sft luffy ppl-shaping sft sft+rl sft-kl superrl tapo uft"
+STAGED = "rl-then-sft rl-then-sft-kl sft-n-then-rl sft-then-rl"
+CASES |= {name: [run(f"quickstart-{name}")] for name in PLAIN.split()}
+CASES |= {name: [run(f"quickstart-{name}", stages=2)] for name in STAGED.split()}
 
 
 def renamed(name: str, table: Mapping[str, str]) -> str:
@@ -178,19 +182,24 @@ def renamed(name: str, table: Mapping[str, str]) -> str:
     return table[old] + name[len(old) :] if old else name
 
 
-def old_word(word: str) -> str:
+def renames_of(base: str) -> Renames:
+    """What is called otherwise in the base; nothing where it has no entry."""
+    return next((renames for commit, renames in RENAMES.items() if base.startswith(commit)), Renames())
+
+
+def old_word(word: str, keys: Mapping[str, str]) -> str:
     """A word of a command in the base's names."""
     key, equals, value = word.partition("=")
-    if not equals or word in RENAMED_KEYS:
-        return renamed(word, RENAMED_KEYS)
+    if not equals or word in keys:
+        return renamed(word, keys)
     parts = key.split(".", 2)
     stage = f"stages.{parts[1]}." if parts[0] == "stages" else ""
-    if (plain := f"{key.removeprefix(stage)}={value}") in RENAMED_KEYS:
-        return stage + RENAMED_KEYS[plain]
-    return f"{stage}{renamed(key.removeprefix(stage), RENAMED_KEYS)}={value}"
+    if (plain := f"{key.removeprefix(stage)}={value}") in keys:
+        return stage + keys[plain]
+    return f"{stage}{renamed(key.removeprefix(stage), keys)}={value}"
 
 
-def record(tree: Path, out: Path, names: str, cases: Sequence[str], jobs: int) -> None:
+def record(tree: Path, out: Path, base: str, cases: Sequence[str], jobs: int) -> None:
     """Run the cases with the package in `tree`/src; `out` gets a folder for each, with log.txt and done.
 
     The cases are run in `jobs` processes, one after another in each: starting up takes longer than most of them."""
@@ -200,15 +209,16 @@ def record(tree: Path, out: Path, names: str, cases: Sequence[str], jobs: int) -
     rows = (tree / "src/srft/embedded/arithmetic/test.jsonl").read_text().splitlines(keepends=True)
     (out / "problems.jsonl").write_text("".join(rows[:12]))
     settings = {"PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "NO_COLOR": "1"}
-    words = [sys.executable, str(Path(__file__).resolve()), "work", str(tree / "src"), "--names", names, "--only"]
+    words = [sys.executable, str(Path(__file__).resolve()), "work", str(tree / "src"), "--base", base, "--only"]
     env = os.environ | settings | {"HF_HUB_OFFLINE": "1"}
     workers = [subprocess.Popen([*words, *cases], env=env, cwd=out) for _ in range(jobs)]
     for worker in workers:
         worker.wait()
 
 
-def work(source: str, names: str, cases: Sequence[str]) -> None:
+def work(source: str, base: str, cases: Sequence[str]) -> None:
     """One of the processes of `record`: run, in the present folder, each case that none has begun."""
+    keys = renames_of(base).keys
     for case in cases:
         try:
             Path(case).mkdir()
@@ -219,7 +229,7 @@ def work(source: str, names: str, cases: Sequence[str]) -> None:
             try:
                 for command in CASES[case]:
                     words = [word.replace("{out}", case) for word in command]
-                    execute([old_word(word) for word in words] if names == "old" else words, log)
+                    execute([old_word(word, keys) for word in words], log)
                 assert str(sys.modules["srft"].__file__ if "srft" in sys.modules else source).startswith(source)
                 Path(case, "done").write_text("")
             except Exception:
@@ -246,16 +256,16 @@ def execute(words: list[str], log: Any) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """What a case wrote, by relative path: the rows of .jsonl files, the numbers of .json files, hashes of tensors."""
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for file in sorted(folder.rglob("*")):
         name = str(file.relative_to(folder))
         if file.suffix == ".jsonl":
-            found[name] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            contents[name] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         elif file.name in ("results.json", "contamination.json"):
-            found[name] = [dict(numbers(json.loads(file.read_text())))]
+            contents[name] = [dict(numbers(json.loads(file.read_text())))]
         elif file.suffix == ".safetensors":
-            found[name] = [hashes(file)]
-    return found
+            contents[name] = [hashes(file)]
+    return contents
 
 
 def numbers(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -271,16 +281,16 @@ def hashes(file: Path) -> dict[str, str]:
     """The tensors of a .safetensors file: type, shape and hash of the bytes."""
     raw = file.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
-    found = {}
+    tensors = {}
     for name, tensor in json.loads(raw[8:start]).items():
         if name != "__metadata__":
             begin, end = tensor["data_offsets"]
             digest = hashlib.sha256(raw[start + begin : start + end]).hexdigest()[:16]
-            found[name] = f"{tensor['dtype']} {tensor['shape']} {digest}"
-    return found
+            tensors[name] = f"{tensor['dtype']} {tensor['shape']} {digest}"
+    return tensors
 
 
-def first_difference(old: Path, new: Path, added: Counter[str]) -> tuple[str, Counter[str]]:
+def first_difference(old: Path, new: Path, names: Renames, added: Counter[str]) -> tuple[str, Counter[str]]:
     """The first difference of two recordings of a case, or nothing; and the rows and tensors that are equal, by kind
     of file. `added` counts what only the new one has."""
     equal: Counter[str] = Counter()
@@ -288,7 +298,7 @@ def first_difference(old: Path, new: Path, added: Counter[str]) -> tuple[str, Co
         if not (folder / "done").exists():
             return f"the {name} one was not recorded or failed: {folder}/log.txt", equal
     before, after = read(old), read(new)
-    files = {name: renamed(name, RENAMED_FILES) for name in before if name not in DROPPED}
+    files = {name: renamed(name, names.files) for name in before if name not in names.dropped}
     added.update(after.keys() - files.values())
     for name, now in files.items():
         if now not in after:
@@ -298,7 +308,7 @@ def first_difference(old: Path, new: Path, added: Counter[str]) -> tuple[str, Co
         tensors = name.endswith(".safetensors")
         kind = Path(name).stem if Path(name).stem in ("metrics", "evaluations") else "tensors" if tensors else "other"
         for i, (row, other) in enumerate(zip(before[name], after[now], strict=True), 1):
-            columns = {k: k if tensors else column_name(name, k) for k in row if k not in DROPPED}
+            columns = {k: k if tensors else column_name(name, k, names.metrics) for k in row if k not in names.dropped}
             if not tensors:
                 known = {there.removeprefix("!") for there in columns.values()}
                 added.update(f"{Path(now).name}: {k}" for k in other.keys() - known if not timed(k))
@@ -312,12 +322,12 @@ def first_difference(old: Path, new: Path, added: Counter[str]) -> tuple[str, Co
     return "", equal
 
 
-def column_name(file: str, column: str) -> str:
+def column_name(file: str, column: str, table: Mapping[str, str]) -> str:
     """The new name of a column, by the table's entry for its file or by that for all files."""
     name = Path(file).name
-    if (own := renamed(f"{name}:{column}", RENAMED_METRICS)) != f"{name}:{column}":
+    if (own := renamed(f"{name}:{column}", table)) != f"{name}:{column}":
         return own
-    return renamed(column, RENAMED_METRICS)
+    return renamed(column, table)
 
 
 def timed(column: str) -> bool:
@@ -328,13 +338,13 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) or json.dumps(one) == json.dumps(other)  # the latter where there is a NaN
 
 
-def compare(old: Path, new: Path, cases: Sequence[str]) -> bool:
+def compare(old: Path, new: Path, base: str, cases: Sequence[str]) -> bool:
     """Print a table; whether all is equal."""
     added: Counter[str] = Counter()
     alike = True
     print(f"{'case':22}{'metrics':>9}{'evaluations':>13}{'other':>8}{'tensors':>9}  result")
     for case in cases:
-        difference, equal = first_difference(old / case, new / case, added)
+        difference, equal = first_difference(old / case, new / case, renames_of(base), added)
         alike = alike and not difference
         counts = f"{equal['metrics']:9}{equal['evaluations']:13}{equal['other']:8}{equal['tensors']:9}"
         print(f"{case:22}{counts}  {difference or 'identical'}")
@@ -347,14 +357,16 @@ def compare(old: Path, new: Path, cases: Sequence[str]) -> bool:
 def prove(commit: str, cases: Sequence[str], jobs: int) -> bool:
     """Record a commit and the present tree, and compare; the recordings are kept where they differ."""
     tree, folder = Path(__file__).resolve().parent.parent, Path(tempfile.mkdtemp(prefix="proof-"))
-    git = ["git", "-C", str(tree), "worktree"]
+    git = ["git", "-C", str(tree)]
+    parse = subprocess.run([*git, "rev-parse", "--verify", commit], capture_output=True, text=True, check=True)
+    base, git = parse.stdout.strip(), [*git, "worktree"]
     subprocess.run([*git, "add", "--quiet", "--detach", str(folder / "tree"), commit], check=True)
     try:
-        record(folder / "tree", folder / "old", "old", cases, jobs)
+        record(folder / "tree", folder / "old", base, cases, jobs)
     finally:
         subprocess.run([*git, "remove", "--force", str(folder / "tree")], check=True)
-    record(tree, folder / "new", "new", cases, jobs)
-    if alike := compare(folder / "old", folder / "new", cases):
+    record(tree, folder / "new", "", cases, jobs)
+    if alike := compare(folder / "old", folder / "new", base, cases):
         shutil.rmtree(folder)
     else:
         print(f"Both recordings: {folder}")
@@ -366,16 +378,16 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["HEAD"], help="COMMIT | record TREE OUT | compare OLD NEW")
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=CASES, default=list(CASES))
     parser.add_argument("--jobs", type=int, default=2, help="processes that record (2)")
-    parser.add_argument("--names", choices=("old", "new"), default="new", help="record: the names that TREE knows")
+    parser.add_argument("--base", default="", metavar="COMMIT", help="whose names the old recording (or TREE) has")
     given = parser.parse_args()
     alike = True
     match given.what:
         case ["record", tree, out]:
-            record(Path(tree).resolve(), Path(out).resolve(), given.names, given.only, given.jobs)
+            record(Path(tree).resolve(), Path(out).resolve(), given.base, given.only, given.jobs)
         case ["compare", old, new]:
-            alike = compare(Path(old), Path(new), given.only)
+            alike = compare(Path(old), Path(new), given.base, given.only)
         case ["work", source]:
-            work(source, given.names, given.only)
+            work(source, given.base, given.only)
         case [commit]:
             alike = prove(commit, given.only, given.jobs)
         case _:
