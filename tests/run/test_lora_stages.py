@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from srft import Recipe, SrftError, load_recipe, train
-from srft.policy.load import ModelSettings, load_model
+from srft.evaluation.run import evaluate
+from srft.policy.load import ModelSettings, load_config, load_model
+from srft.recipe.load import load_evaluation
 from tests.run.test_train import SMALL, same
 
 pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
@@ -50,6 +52,7 @@ def with_last(recipe: Recipe, section: str, **values: Any) -> Recipe:
         pytest.param([ADAPTERS, WHOLE], False, id="LoRA, whole"),
         pytest.param([WHOLE, ADAPTERS, WHOLE], False, id="whole, LoRA, whole"),
         pytest.param([ADAPTERS, ADAPTERS], True, id="LoRA, LoRA"),
+        pytest.param([WHOLE, ADAPTERS, ADAPTERS], True, id="whole, LoRA, LoRA"),
     ],
 )
 def test_each_stage_begins_where_the_one_before_ended(
@@ -80,3 +83,48 @@ def test_adapters_of_another_shape_are_refused_before_training(tmp_path: Path) -
     with pytest.raises(SrftError, match="other LoRA adapters"):
         train(staged(ADAPTERS, {"model": {"lora": {"rank": 8}}}), tmp_path / "run")
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_adapters_may_stand_on_another_runs_checkpoint(tmp_path: Path) -> None:
+    """Whose name is that of the run's own: it resumes on the other's weights, not on itself."""
+    base = train(load_recipe("quickstart", [*CHANGES, "model.lora=null"]), tmp_path / "base").directory.checkpoint
+    changes = [*CHANGES, f"model.path={base}", "model.lora.rank=4"]
+    whole = train(load_recipe("quickstart", [*changes, "training.steps=3"]), tmp_path / "whole")
+    parts = train(load_recipe("quickstart", changes), tmp_path / "parts")
+    assert parts.directory.checkpoint.name == base.name
+    same(whole, train(load_recipe("quickstart", [*changes, "training.steps=3"]), tmp_path / "parts", resume=True))
+
+
+def test_a_checkpoint_of_adapters_is_a_model(tmp_path: Path) -> None:
+    """For the next run, for an evaluation and for `Run.load`, with the recipe's config."""
+    run = train(staged(WHOLE, ADAPTERS), tmp_path / "run")
+    checkpoint = run.directory.checkpoint
+    merged = whole_weights(checkpoint)
+    assert not any("lora_" in name for name in merged)
+    settings = ModelSettings(path=str(checkpoint))
+    for name, value in load_model(settings).state_dict().items():
+        assert torch.equal(value, merged[name])
+    assert load_config(settings).model_type == load_config(ModelSettings(path="srft:model")).model_type
+    for name, value in run.load().state_dict().items():
+        assert torch.equal(value, merged[name])
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"prompt": "Start with 3, add 4. What is the result?", "answer": "7"}\n')
+    recipe = load_evaluation(str(checkpoint), [f"benchmarks={file}", "template=chat", "sampling.n=2",
+                                               "sampling.max_response_length=16"])  # fmt: skip
+    assert evaluate(recipe, out=tmp_path / "evaluation")["benchmarks"]["problems"]["samples"] == 2
+
+
+def test_a_base_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    run = train(staged(WHOLE, ADAPTERS), tmp_path / "run")
+    first, last = run.directory.checkpoints
+    assert has_adapters(last)
+    shutil.rmtree(first)
+    with pytest.raises(SrftError, match="stand on step-000002, which is gone"):
+        load_model(ModelSettings(path=str(last)))
+
+
+def test_adapters_on_other_modules_are_refused(tmp_path: Path) -> None:
+    changes = [*CHANGES, "model.lora.rank=4"]
+    train(load_recipe("quickstart", [*changes, "model.lora.target_modules=[q_proj]"]), tmp_path / "run")
+    with pytest.raises(SrftError, match="another shape"):
+        train(load_recipe("quickstart", [*changes, "training.steps=3"]), tmp_path / "run", resume=True)

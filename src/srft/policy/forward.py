@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from srft.errors import SrftError
+from srft.policy.adapters import save_base
 from srft.policy.micro_batch import MicroBatch
 
 CHUNK = 1024  # tokens whose logits exist at once
@@ -125,6 +126,8 @@ class Policy(nn.Module):
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Write weights (of a LoRA policy the adapters), config and tokenizer in Hugging Face format."""
         self.model.save_pretrained(folder)
+        if hasattr(self.model, "peft_config"):
+            save_base(self.model, folder)
         tokenizer.save_pretrained(folder)
 
 

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError, did_you_mean
+from srft.policy.adapters import (
+    LoraSettings,
+    base_in_run,
+    base_path,
+    has_adapters,
+    merged,
+    read_adapters,
+    with_adapters,
+)
 from srft.section import Section
 
 MASTER_DTYPE = torch.float32
-ADAPTER_CONFIG = "adapter_config.json"  # peft's, where a checkpoint holds adapters alone
-
-
-class LoraSettings(Section):
-    """Low-rank adapters as the only trainable weights."""
-
-    rank: int = Field(16, gt=0)
-    alpha: int = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
 
 
 class ModelSettings(Section):
@@ -46,7 +44,8 @@ def load_config(settings: ModelSettings) -> PretrainedConfig:
     Raises:
         SrftError: the model is not found, is no causal LM's, or has no such key.
     """
-    return change_config(_pretrained(AutoConfig, settings.path, **_source(settings)), settings)
+    whole = whole_model(settings)
+    return change_config(_pretrained(AutoConfig, whole.path, **_source(whole)), settings)
 
 
 def change_config(config: PretrainedConfig, settings: ModelSettings) -> PretrainedConfig:
@@ -104,49 +103,39 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
     Raises:
         SrftError: the model or the checkpoint cannot be loaded; the checkpoint's adapters are of another shape.
     """
-    adapters = checkpoint is not None and (checkpoint / ADAPTER_CONFIG).is_file()
-    base = _adapters_base(checkpoint) if checkpoint and adapters else checkpoint
-    model = _load_whole(settings, base)
+    resumed = checkpoint if settings.lora and checkpoint and has_adapters(checkpoint) else None
+    model = _load_whole(settings, base_in_run(resumed) if resumed else checkpoint)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if settings.lora:
-        model = _with_lora(model, settings.lora)
-    if checkpoint and adapters:
-        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-
-        if not settings.lora:
-            merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
-            return merged.requires_grad_(True)  # peft froze what the adapters stood on
-        _check_same_adapters(settings.lora, checkpoint)
-        set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+        model = with_adapters(model, settings.lora)
+    if resumed:
+        read_adapters(model, resumed)
     return model
 
 
-def _load_whole(settings: ModelSettings, folder: Path | None) -> Any:
-    """The settings' model, or the whole weights in a folder."""
-    path = settings.path if folder is None else str(folder)
-    source = _source(settings) if folder is None else {"trust_remote_code": settings.trust_remote_code}
+def whole_model(settings: ModelSettings) -> ModelSettings:
+    """The settings of what holds the model's config and whole weights: themselves, or of what its adapters stand on."""
+    folder = Path(resolve_path(settings.path))
+    if not has_adapters(folder):
+        return settings
+    return whole_model(settings.model_copy(update={"path": base_path(folder), "revision": None}))
+
+
+def _load_whole(settings: ModelSettings, checkpoint: Path | None) -> Any:
+    """The settings' model, or a checkpoint in its place; adapters are merged into what they stand on."""
+    if checkpoint is not None and has_adapters(checkpoint):
+        return merged(_load_whole(settings, base_in_run(checkpoint)), checkpoint)
+    folder = Path(resolve_path(settings.path))
+    if checkpoint is None and has_adapters(folder):
+        base = settings.model_copy(update={"path": base_path(folder), "revision": None})
+        return merged(_load_whole(base, None), folder)
+    path = settings.path if checkpoint is None else str(checkpoint)
+    source = _source(settings) if checkpoint is None else {"trust_remote_code": settings.trust_remote_code}
     config = change_config(_pretrained(AutoConfig, path, **source), settings)
     extra = {"attn_implementation": settings.attention} if settings.attention else {}
     model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
     return model if getattr(model.config, "quantization_config", None) is None else _unquantized(model)
-
-
-def _adapters_base(checkpoint: Path) -> Path | None:
-    """The checkpoint whose weights these adapters go on top of; None where that is the settings' model."""
-    base = Path(json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
-    neighbour = checkpoint.parent / base.name  # the run may have been moved
-    return neighbour if base.name.startswith("step-") and neighbour.is_dir() else None
-
-
-def _check_same_adapters(lora: LoraSettings, checkpoint: Path) -> None:
-    saved = json.loads((checkpoint / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    if (saved["r"], saved["lora_alpha"]) != (lora.rank, lora.alpha):
-        raise SrftError(
-            f"its adapters have rank {saved['r']} and alpha {saved['lora_alpha']}, not {lora.rank} and {lora.alpha}",
-            where=str(checkpoint),
-            fix="Keep model.lora as it is from stage to stage.",
-        )
 
 
 def _source(settings: ModelSettings) -> dict[str, Any]:
@@ -181,19 +170,3 @@ def _unquantized(model: Any) -> Any:
     fresh.load_state_dict(model.state_dict())
     fresh.generation_config = model.generation_config
     return fresh
-
-
-def _with_lora(model: PreTrainedModel, lora: LoraSettings) -> Any:
-    if importlib.util.find_spec("peft") is None:
-        raise SrftError("LoRA needs the package peft", where="model.lora", fix="pip install 'srft[lora]'")
-    from peft import LoraConfig, get_peft_model
-
-    model.enable_input_require_grads()
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
-from transformers import AutoModelForCausalLM
 
 from srft.data.files import write_json
 from srft.errors import SrftError
 from srft.evaluation.contamination import overlap, warning
+from srft.policy.load import load_model
 from srft.policy.placement import pick_device, pick_precision
 from srft.processes import first
 from srft.recipe.load import load_recipe
@@ -53,8 +53,10 @@ class Run:
         return self.directory.evaluations
 
     def load(self) -> Any:
-        """The trained model, by transformers."""
-        return AutoModelForCausalLM.from_pretrained(self.directory.checkpoint)
+        """The trained model, a transformers causal LM; LoRA adapters are merged into it."""
+        recipe = load_recipe(self.directory.path / "recipe.yaml")
+        settings = recipe.parts[-1].model.model_copy(update={"lora": None})
+        return load_model(settings, self.directory.checkpoint)
 
 
 def train(

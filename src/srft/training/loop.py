@@ -174,8 +174,7 @@ class Loop:
             save_state(folder, self.state(step))
 
         if self.accelerator.is_main_process:
-            base, keep = self.span.first_step, self.training.keep_checkpoints
-            self.run_dir.save_checkpoint(base + step, write, keep, base)
+            self.run_dir.save_checkpoint(self.span.first_step + step, write, self.training.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
     def state(self, step: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from srft.data.files import append_rows, read_whole_rows, write_json, write_rows, write_text
 from srft.errors import SrftError
+from srft.policy.adapters import base_in_run
 
 
 class RunDir:
@@ -105,9 +106,9 @@ class RunDir:
             raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
         return self.checkpoints[-1]
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int, base: int) -> Path:
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
         """Have `write` fill step's checkpoint under another name first, so that a crash never leaves half of one; of
-        the older ones the newest `keep` - 1 stay, and that of step `base`, which adapters may stand on."""
+        the older ones the newest `keep` - 1 stay, and those that the adapters in kept ones stand on."""
         final = self.path / "checkpoints" / f"step-{step:06d}"
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,9 +116,12 @@ class RunDir:
         write(partial)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        for old in self.checkpoints[:-keep]:
-            if old.name != f"step-{base:06d}":
-                shutil.rmtree(old)
+        kept = {*self.checkpoints[-keep:]}
+        for checkpoint in sorted(kept):
+            while (base := base_in_run(checkpoint)) is not None:
+                kept.add(checkpoint := base)
+        for old in {*self.checkpoints} - kept:
+            shutil.rmtree(old)
         return final
 
     def _read(self, name: str) -> list[dict[str, Any]]:

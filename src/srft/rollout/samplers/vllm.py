@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError
-from srft.policy.load import ModelSettings, config_changes
+from srft.policy.load import ModelSettings, config_changes, whole_model
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
 from srft.seed import derive_seed
 
@@ -53,9 +53,11 @@ class VllmSampler(Sampler):
             _keep_linear_weights()
         from vllm import LLM
 
+        whole = whole_model(model)
+
         self.llm = LLM(
-            model=resolve_path(model.path),
-            revision=model.revision,
+            model=resolve_path(whole.path),
+            revision=whole.revision,
             trust_remote_code=model.trust_remote_code,
             hf_overrides=config_changes(model),
             max_model_len=max_model_len,
