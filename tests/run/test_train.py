@@ -232,7 +232,7 @@ def test_bf16_and_checkpointing_run(tmp_path: Path) -> None:
     ]
     run = train(small(*changes), tmp_path / "run")
     assert run.load().dtype == torch.float32  # master weights
-    assert run.metrics[0]["learning_rate"] > 0
+    assert [row["learning_rate"] > 0 for row in run.metrics] == [False, True]  # the warm-up begins at 0
 
 
 def test_no_steps_are_an_evaluation_alone(tmp_path: Path) -> None:
