@@ -51,6 +51,7 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
         processes=loop.accelerator.num_processes,
         report=report,
     )
+    loop.policy.sync(loop.collect.collector.sampler)
     loop.save(steps)
     loop.evaluate(steps)
     return True
