@@ -27,4 +27,5 @@ class Choice(Hook):
         """What the method chooses."""
         assert self.context.method.chooses is not None
         draw = derive_seed(self.context.seed, "choice", self.context.first_step + step) / 2**63
-        return self.context.method.chooses(self.options, step, history, draw)
+        chosen = self.context.method.chooses(self.options, step, history, draw)
+        return chosen | (needs - self.context.method.needs(self.options))  # with what the recipe asks for besides
