@@ -71,3 +71,22 @@ def test_shaping_without_an_advantage_is_refused(changes: list[str], shaping: st
 def test_shaping_is_for_the_stages_that_have_an_advantage() -> None:
     recipe = load_recipe("quickstart-sft-then-rl", ["advantage.ppl.alpha=0.1"])
     assert [part.advantage.ppl is not None for part in recipe.parts] == [True, True]
+
+
+@pytest.mark.parametrize(("name", "words"), [("iw-sft", "reference"), ("sfft", "unknown method 'sfft'")])
+def test_the_buffers_method_is_checked_when_the_recipe_is_read(name: str, words: str) -> None:
+    with pytest.raises(SrftError, match=words):
+        load_recipe("quickstart", [f"hooks.buffer.method={name}"])
+
+
+def test_a_correction_needs_the_whole_distribution() -> None:
+    with pytest.raises(SrftError, match="top_p"):
+        load_recipe("quickstart", ["rollout.correction=tis", "rollout.top_p=0.9"])
+
+
+def test_a_method_is_srft_where_a_recipe_names_none() -> None:
+    tree = {"extends": "quickstart", "method": {"scale_sft": 0.3}}
+    assert load_recipe(tree, ["method.name=srft"]).method.options["scale_sft"] == 0.3
+    tree = {"model": {"path": "srft:model"}, "data": {"path": "srft:arithmetic/train.jsonl"}, "training": {"steps": 1},
+            "method": {"scale_sft": 0.3}}  # fmt: skip
+    assert load_recipe(tree, ["method.name=srft"]).method.options == {"scale_sft": 0.3}

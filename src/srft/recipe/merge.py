@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-CHOSEN_BY = {"method": "name", "prompting": "strategy"}  # sections whose options belong to a name
+# Sections whose options belong to a name: the key of the name, and the name where none is given.
+CHOSEN_BY = {"method": ("name", "srft"), "prompting": ("strategy", "plain")}
 
 
 def nest(key: str, value: Any) -> dict[str, Any]:
@@ -23,8 +24,10 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if isinstance(old, list) and isinstance(value, Mapping) and all(str(k).isdigit() for k in value):
             merged[key] = [merge(x, value[str(i)]) if str(i) in value else x for i, x in enumerate(old)]
-        elif isinstance(value, Mapping) and isinstance(old, Mapping) and (name := CHOSEN_BY.get(key)):
-            renamed = value.get(name, old.get(name)) != old.get(name)
+        elif isinstance(value, Mapping) and isinstance(old, Mapping) and (chosen := CHOSEN_BY.get(key)):
+            name, default = chosen
+            before = old.get(name, default)
+            renamed = value.get(name, before) != before
             merged[key] = dict(value) if renamed else {**old, **value}
         elif value and isinstance(value, Mapping) and isinstance(old, Mapping):
             merged[key] = merge(old, value)

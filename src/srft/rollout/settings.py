@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Union
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from srft.objective.correction import Correction
 from srft.rollout.engine import SamplerSettings
@@ -32,6 +32,12 @@ class RolloutSettings(SamplingParams, SamplerSettings):
         discriminator="strategy",
         description="what the policy is asked: a strategy and its options",
     )
+
+    @model_validator(mode="after")
+    def _correctable(self) -> RolloutSettings:
+        if self.correction != "none" and self.top_p < 1:
+            raise ValueError("`correction` needs the whole distribution: top_p 1")
+        return self
 
     @field_validator("prompting", mode="before")
     @classmethod

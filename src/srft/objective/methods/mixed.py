@@ -125,7 +125,8 @@ def uft(
 
 
 def _sasr_chooses(options: Mapping[str, Any], step: int, history: History, draw: float) -> frozenset[Need]:
-    norms = [row["grad_norm"] for row in history if "grad_norm" in row and "reward" not in row]  # of SFT steps: they have no rollouts
+    # Of SFT steps, which have no rollouts; a step that found no group at all has no norm.
+    norms = [row["grad_norm"] for row in history if "grad_norm" in row and "reward" not in row]
     warmup_steps = options["warmup_steps"]
     if step > warmup_steps:
         warmup = norms[max(min(warmup_steps, len(norms)), 1) - 1] if norms else 1.0

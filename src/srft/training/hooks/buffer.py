@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from srft.objective.registry import get_method
 from srft.processes import gather
 from srft.rollout.response import Group
 from srft.section import Section
@@ -34,6 +35,14 @@ class Buffer(Hook):
         lr: float | None = Field(None, gt=0, description="of its own AdamW; optim.lr if left out")
         method: str = Field("sft", description="what is learnt from them")
 
+        @field_validator("method")
+        @classmethod
+        def _of_demonstrations(cls, name: str) -> str:
+            needs = get_method(name).needs({})
+            if needs != {"demonstrations"}:
+                raise ValueError(f"'{name}' needs {', '.join(sorted(needs))}; the buffer has demonstrations alone")
+            return name
+
     def __init__(self, options: Options, context: HookContext) -> None:
         self.size, self.context = options.size, context
         self.updater = context.make_updater(options.method, options.lr)
@@ -42,6 +51,8 @@ class Buffer(Hook):
 
     def after_update(self, step: int, collected: CollectedStep) -> dict[str, float]:
         """Keep this step's failed prompts; learn from `size` of them where there are so many."""
+        if "rollouts" not in collected.needs:
+            return {}  # nothing was tried
         accelerator = self.context.accelerator
         rank, ranks = accelerator.process_index, accelerator.num_processes
         solved = {r.group_id for r in collected.rollouts if r.is_correct}
