@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from srft.data.problem import Problem
+from srft.errors import SrftError
 from srft.objective import get_method
 from srft.policy.forward import Policy
 from srft.policy.load import ModelSettings, load_model
+from srft.policy.micro_batch import pad
 from srft.rollout.response import Response
 from srft.training.batches import Batcher
 from srft.training.update import TrainedNetwork, Updater
@@ -65,11 +68,25 @@ def test_in_bf16_kl_to_an_equal_reference_begins_at_0(model: Any, tokenizer: Any
     assert updater.update_all(prepared)["loss/kl"] == 0.0
 
 
+@pytest.mark.parametrize("correct", [None, lambda policy, sampler: torch.ones_like(policy)], ids=["", "corrected"])
+def test_dropout_is_no_other_sampler(tokenizer: Any, correct: Any) -> None:
+    """The policy's log-probs in training differ from its own in sampling: they are not compared."""
+    settings = ModelSettings(path="srft:model", config={"attention_dropout": 0.9})
+    model = load_model(settings)
+    responses = responses_of(tokenizer, is_demo=False)
+    with torch.no_grad():
+        values = Policy(model).eval()(pad([r.model_input(i) for i, r in enumerate(responses)], 0))
+    logprobs = values.logp.split([len(r.token_ids) for r in responses])
+    sampled = [replace(r, sampler_logprobs=x.tolist()) for r, x in zip(responses, logprobs, strict=True)]
+    updater, batcher = make(model, "grpo", {})
+    updater.correct = correct
+    prepared = updater.prepare([batcher.make(sampled, 1)], get_method("grpo").needs({}))
+    metrics = updater.update_all(prepared)
+    gap = metrics.get("sampling/sampling_logp_difference/mean")
+    assert gap is None if correct is None else gap < 1e-4  # a correction measures π_old without dropout
+
+
 def test_a_grossly_other_sampler_stops_the_run_before_an_update(model: Any, tokenizer: Any) -> None:
-    from dataclasses import replace
-
-    from srft.errors import SrftError
-
     updater, batcher = make(model, "grpo", {})
     before = [p.detach().clone() for p in model.parameters()]
     responses = [replace(r, sampler_logprobs=[-9.0] * len(r.token_ids)) for r in responses_of(tokenizer, is_demo=False)]

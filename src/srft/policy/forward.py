@@ -104,6 +104,14 @@ class Policy(nn.Module):
         full = logits - logz[:, None]
         return logp, entropy, *(quantity(full, ref_logp) for quantity in quantities.values())
 
+    @property
+    def has_dropout(self) -> bool:
+        """Its log-probs differ from pass to pass in training."""
+        config = self.causal_lm.config.to_dict()
+        rates = [v for name, v in config.items() if name.endswith(("dropout", "pdrop")) and isinstance(v, float)]
+        layers = [m.p for m in self.model.modules() if isinstance(m, nn.Dropout)]
+        return any(rate > 0 for rate in (*rates, *layers))
+
     def sync(self, sampler: TakesWeights) -> None:
         """Hand the present weights to a sampler."""
         sampler.update_weights(self.weights())

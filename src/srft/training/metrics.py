@@ -295,6 +295,13 @@ IMPORTANCE_RATIO = describe(
 NOTICEABLE_GAP, GROSS_GAP = 0.05, 0.5  # nats a token, in the mean
 
 
+def combined(name: str, values: Sequence[float]) -> float:
+    """A step's metric of those of its updates: their mean, the largest of largest ones, the last of a running count."""
+    if name == LARGEST_SAMPLER_GAP:
+        return max(values)
+    return values[-1] if name == "skipped_updates" else fmean(values)
+
+
 def check_sampler(metrics: Mapping[str, float]) -> None:
     """Raises SrftError where sampler and policy are not the same model."""
     if metrics.get(SAMPLER_GAP, 0.0) > GROSS_GAP:
@@ -308,7 +315,7 @@ def check_sampler(metrics: Mapping[str, float]) -> None:
 def sampler_warning(metrics: Mapping[str, float]) -> str:
     """One line where sampler and policy differ by more than rounding; "" where they do not."""
     gap = metrics.get(SAMPLER_GAP, 0.0)
-    if gap <= NOTICEABLE_GAP:
+    if not gap > NOTICEABLE_GAP:
         return ""
     return (
         f"Warning: sampler and policy differ by {gap:.3f} nats a token. rollout.correction: tis corrects for it; "

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from srft.objective.correction import weighted_gradient
 from srft.policy.forward import Quantity
 from srft.policy.micro_batch import MicroBatch
 from srft.training.batches import UpdateBatch
-from srft.training.metrics import TokenSums, check_sampler
+from srft.training.metrics import TokenSums, check_sampler, combined
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class Updater:
         self.reference, self.auxiliary, self.shaping = reference, auxiliary, shaping
         self.correct = correct
         self.quantities = {name: _bound(q, self.options) for name, q in method.vocabulary.items()}
+        self.has_dropout = accelerator.unwrap_model(policy.network).has_dropout
         self.skipped = 0
 
     @property
@@ -85,7 +85,7 @@ class Updater:
             with self.accelerator.autocast():  # in the policy's precision, or KL would not begin at 0
                 fixed = [{"ref_logp": self.reference(m.to(device)).logp} for m in batch.micro_batches]
         # With one update a step π_old is the policy itself, and this would only repeat the forward pass.
-        old = several and "old_logp" in needs
+        old = "old_logp" in needs and (several or (self.correct is not None and self.has_dropout))
         if not old and "means" not in needs:
             return replace(batch, fixed=fixed)
         table = batch.responses
@@ -108,10 +108,10 @@ class Updater:
         return replace(batch, responses=replace(table, mean=means), fixed=fixed)
 
     def update_all(self, batches: Sequence[UpdateBatch]) -> dict[str, float]:
-        """One update on each batch in turn. Returns the means of their metrics."""
+        """One update on each batch in turn. Returns their metrics as the step's."""
         updates = [self.update(batch, is_first=i == 0) for i, batch in enumerate(batches)]
         names = {name: None for metrics in updates for name in metrics}
-        return {name: fmean(metrics[name] for metrics in updates if name in metrics) for name in names}
+        return {name: combined(name, [m[name] for m in updates if name in m]) for name in names}
 
     def update(self, batch: UpdateBatch, is_first: bool = True) -> dict[str, float]:
         """One optimizer step on this rank's micro-batches. Returns its metrics, the same on every rank.
@@ -130,8 +130,10 @@ class Updater:
                     stack.enter_context(self.accelerator.no_sync(trained.network))
                 micro_batch = micro_batch.to(device)
                 t = self._tokens(micro_batch, table, values, self.quantities)
-                # Later updates of a step can tell the policy that sampled by old_logp alone.
-                sampler = micro_batch.sampler_logprobs if is_first or t.old_logp is not None else None
+                # The policy that sampled is told by old_logp, or is the policy itself: before the first update, and
+                # without dropout.
+                known = t.old_logp is not None or (is_first and not self.has_dropout)
+                sampler = micro_batch.sampler_logprobs if known else None
                 weight = self._weight(t, sampler)
                 terms = self.method(t if weight is None else weighted_gradient(t, weight), **self.options)
                 sums.add(t, terms, sampler, weight)
