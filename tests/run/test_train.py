@@ -247,3 +247,25 @@ def test_evaluation_is_not_moved_by_how_it_is_cut(tmp_path: Path) -> None:
         run = train(small("training.steps=1", f"rollout.max_batch={rows}"), tmp_path / str(rows))
         scores.append({k: v for k, v in run.evaluations[0].items() if k != "seconds"})
     assert scores[0] == scores[1]
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up(tmp_path: Path) -> None:
+    """The run was killed after its last checkpoint, in its evaluation."""
+    whole = train(small("evaluation.every=1"), tmp_path / "run")
+    rows = whole.evaluations
+    file = tmp_path / "run/evaluations.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < 2))
+    half = tmp_path / "run/evaluations/step-000002/ood.jsonl"
+    half.write_text("".join(half.read_text().splitlines(keepends=True)[:3]))
+    run = train(out=tmp_path / "run", resume=True)
+    assert run.finished
+    ignored = {"seconds"}
+    assert [{k: row[k] for k in row.keys() - ignored} for row in run.evaluations] == [
+        {k: row[k] for k in row.keys() - ignored} for row in rows
+    ]
+
+
+def test_a_run_without_benchmarks_writes_no_evaluation(tmp_path: Path) -> None:
+    run = train(small("evaluation.sets={}", "method.name=sft"), tmp_path / "run")
+    assert run.evaluations == []
+    assert not (tmp_path / "run/evaluations").exists()

@@ -154,16 +154,18 @@ def _train_stages(
         checkpoint = run_dir.checkpoint if run_dir.checkpoints else None
         policy = make_policy(plan, accelerator, checkpoint)
         collector = make_collector(plan, policy, accelerator, verifier)
-        plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
-        display.say(_headline(plan, accelerator, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
-        span = StageSpan(stage, first_step, plan.steps)
-        loop = make_loop(plan, span, policy, collector, accelerator, run_dir, display)
-        if here:
-            loop.restore(here)
-        start = here["step"] if here else 0
-        finished = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
+        try:
+            plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
+            display.say(_headline(plan, accelerator, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
+            span = StageSpan(stage, first_step, plan.steps)
+            loop = make_loop(plan, span, policy, collector, accelerator, run_dir, display)
+            if here:
+                loop.restore(here)
+            start = here["step"] if here else 0
+            finished = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
+        finally:
+            collector.sampler.close()
         first_step += plan.steps
-        collector.sampler.close()
         accelerator.free_memory()
         if not finished or (loop.interruption.requested and stage < len(plans)):
             return False

@@ -86,6 +86,8 @@ class Loop:
         """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
+        elif start > 0 and self._lacks_evaluation(start):
+            self.evaluate(start)  # the run was stopped between the checkpoint and its evaluation
         with stop_on_signals(announce=self.accelerator.is_main_process) as self.interruption:
             for step in range(start + 1, self.span.steps + 1):
                 self.step(step)
@@ -152,6 +154,8 @@ class Loop:
 
     def evaluate(self, step: int) -> None:
         """Evaluate every benchmark and write its scores."""
+        if not self.evaluator.tasks:
+            return
         number = self.span.first_step + step
         began = time.perf_counter()
         with self.accelerator.autocast():
@@ -213,6 +217,12 @@ class Loop:
         for name, part in self.updater.auxiliary.items():
             self.accelerator.unwrap_model(part.network).load_state_dict(state["auxiliary"][name])
         self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage]
+
+    def _lacks_evaluation(self, step: int) -> bool:
+        """An evaluation is due after the step, and not written."""
+        number = self.span.first_step + step
+        due = step == self.span.steps or _is_due(step, self.evaluation.every)
+        return due and all(row["step"] != number for row in self.run_dir.evaluations)
 
     def _save_and_evaluate(self, step: int) -> bool:
         """What is due after a step. Returns False where the run stops here before its last step."""

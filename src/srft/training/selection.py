@@ -100,6 +100,7 @@ def needs_scores(how: SelectionSettings) -> bool:
 @torch.no_grad()
 def score_samples(policy: Any, inputs: Sequence[ModelInput], max_tokens: int, pad_token_id: int) -> list[SampleScore]:
     """The scores of each input's response; the inputs are numbered from 0 by `row`."""
+    policy.eval()
     device = next(policy.parameters()).device
     sums = torch.zeros(len(inputs), 2, dtype=torch.float64)
     for batch in make_micro_batches(inputs, max_tokens, pad_token_id):
