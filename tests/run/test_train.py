@@ -269,3 +269,13 @@ def test_a_run_without_benchmarks_writes_no_evaluation(tmp_path: Path) -> None:
     run = train(small("evaluation.sets={}", "method.name=sft"), tmp_path / "run")
     assert run.evaluations == []
     assert not (tmp_path / "run/evaluations").exists()
+
+
+def test_hints_are_those_of_the_stages_steps(tmp_path: Path) -> None:
+    """A second stage begins with long hints, as a first one does."""
+    tree = {"extends": "quickstart", "stages": [{"method": {"name": "sft"}}, {"method": {"name": "uft"}}]}
+    changes = [*SMALL, "evaluation.sets={}", "stages.0.training.steps=4", "data.limit=8"]
+    run = train(load_recipe(tree, changes), tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/rollouts/step-000005.jsonl").read_text().splitlines()]
+    assert any(row["is_demo"] and row["truncated"] for row in rows)  # the hints
+    assert run.metrics[4]["loss/sft_hint"] != 0

@@ -41,13 +41,15 @@ class Collector:
         params: SamplingParams,
         demonstrations: int,
         step: int,
+        stage_step: int | None = None,
     ) -> list[Response]:
         """What the method needs of a step: each group's rollouts, then its demonstrations.
 
         Args:
             params: `n` rollouts of each group.
             demonstrations: of each group, at most.
-            step: the step's number in the run.
+            step: the step's number in the run, which seeds the draws.
+            stage_step: its number in the stage, which prompting goes by; the same if left out.
         """
         asked_groups: list[Group] = []
         variants: dict[tuple[int, int], list[Group]] = defaultdict(list)
@@ -55,7 +57,7 @@ class Collector:
             if "rollouts" not in needs:
                 asked_groups.append(group)
                 continue
-            asked = self.prompting.ask(group.prompt, params.n, step, group.group_id)
+            asked = self.prompting.ask(group.prompt, params.n, stage_step or step, group.group_id)
             asked_groups.append(replace(group, prompt=asked.prompt))
             for k, variant in enumerate(asked.variants):
                 variants[k, variant.n].append(replace(group, prompt=variant.prompt))

@@ -84,7 +84,7 @@ class StepCollector:
             drawn += count
             with self.accelerator.autocast():
                 responses = self.collector.collect(
-                    groups, needs, self.sampling, self.demonstrations, self.first_step + step
+                    groups, needs, self.sampling, self.demonstrations, self.first_step + step, step
                 )
             return CollectedStep(groups, responses, needs)
 

@@ -83,7 +83,7 @@ class Prompting:
         return 0
 
     def ask(self, prompt: Prompt, n: int, step: int, group_id: int) -> AskedGroup:
-        """What `n` rollouts of the group answer in this step of the run."""
+        """What `n` rollouts of the group answer in this step of the stage, from 1."""
         return AskedGroup(prompt, [Variant(prompt, n)])
 
 
