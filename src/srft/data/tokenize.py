@@ -43,7 +43,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was read, and what happened to over-long demonstrations."""
+    """How many problems and demonstrations were read, and how many demonstrations were over-long: truncated to the
+    limit, or dropped."""
 
     problems: int
     demonstrations: int

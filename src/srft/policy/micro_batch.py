@@ -18,9 +18,10 @@ class ModelInput:
     Args:
         prompt_ids: token ids of the prompt, e.g. (5, 17, 3).
         response_ids: token ids of the response, e.g. (8, 2).
-        row: the response's row in the step's table, from 0.
-        temperature: of the distribution that log π and H of the response are taken of.
-        sampler_logprobs: what the sampler said of each response token (nats); None for what was not sampled.
+        row: the response's row in the update's table, from 0, e.g. 4.
+        temperature: of the distribution that log π and H of the response are taken of, e.g. 1.0.
+        sampler_logprobs: what the sampler said of each response token (nats), e.g. (-0.1, -2.3); None for what was not
+            sampled.
     """
 
     prompt_ids: Sequence[int]
@@ -38,12 +39,13 @@ class MicroBatch:
     """Model inputs padded on the right; B inputs of at most L tokens, N response tokens in all.
 
     Args:
-        input_ids: (B, L) token ids.
-        attention_mask: (B, L) 1 for a token, 0 for padding.
-        is_response: (B, L) bool.
-        row: (N,) the row in the step's table of each response token.
-        temperature: (N,) of each response token's distribution.
-        sampler_logprobs: (N,) the sampler's log-prob of each response token (nats), nan where none sampled it.
+        input_ids: (B, L) token ids, e.g. [[5, 17, 8, 2], [3, 8, 0, 0]].
+        attention_mask: (B, L) 1 for a token, 0 for padding, e.g. [[1, 1, 1, 1], [1, 1, 0, 0]].
+        is_response: (B, L) bool, e.g. [[F, F, T, T], [F, T, F, F]]: then N is 3.
+        row: (N,) the row in the update's table of each response token, e.g. [4, 4, 7].
+        temperature: (N,) of each response token's distribution, e.g. [0.6, 0.6, 1.0].
+        sampler_logprobs: (N,) the sampler's log-prob of each response token (nats), nan where none sampled it, e.g.
+            [-0.1, -2.3, nan].
     """
 
     input_ids: Tensor

@@ -16,8 +16,8 @@ class Group:
     """A prompt whose responses are compared with one another.
 
     Args:
-        group_id: its place in the step, from 0; in an evaluation its number in the benchmark.
-        prompt: what is answered.
+        group_id: its place in the step, from 0; in an evaluation its number in the benchmark, e.g. 3.
+        prompt: what is answered, e.g. "Add 2 to 3." as token ids.
     """
 
     group_id: int
@@ -29,18 +29,18 @@ class Response:
     """One graded response.
 
     Args:
-        group_id: of its `Group`; the responses of one group are compared with one another.
+        group_id: of its `Group`, e.g. 3; the responses of one group are compared with one another.
         prompt: what it answers, e.g. with a hint at its end that other rollouts of the group do not have.
         token_ids: token ids, the stop token included where it ended by itself, e.g. (8, 2).
-        is_demo: a demonstration; else the policy's own rollout.
-        truncated: cut at the length limit.
-        text: the decoded tokens.
-        reward: the grader's score, 1 for right.
-        verdict: right, wrong, unparsable or timeout.
+        is_demo: True for a demonstration, False for the policy's own rollout.
+        truncated: True where it was cut at the length limit.
+        text: the decoded tokens, e.g. "It is \\boxed{5}."
+        reward: the grader's score, 1.0 for right, 0.0 for wrong; a user's function may give e.g. 0.3.
+        verdict: right, wrong, unparsable or timeout, e.g. Verdict.RIGHT.
         temperature: of the policy's distribution that it is scored under: a rollout's is the one that it was sampled
-            at, a demonstration's is 1.
-        sampler_logprobs: the sampler's log-prob of each token (nats); None for a demonstration.
-        details: what else the grader said, by name.
+            at, e.g. 0.6, a demonstration's is 1.
+        sampler_logprobs: the sampler's log-prob of each token (nats), e.g. (-0.1, -2.3); None for a demonstration.
+        details: what else the grader said, by name, e.g. {"strict": 1.0} of IFEval.
     """
 
     group_id: int

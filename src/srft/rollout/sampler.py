@@ -30,7 +30,7 @@ class SampleRequest:
 
     Args:
         prompt_ids: token ids, e.g. (5, 17, 3).
-        seed: what is drawn depends on it and on a response's place in the group alone.
+        seed: what is drawn depends on it and on a response's place in the group alone; any 63-bit integer.
     """
 
     prompt_ids: Sequence[int]
@@ -42,10 +42,10 @@ class Sample:
     """One response.
 
     Args:
-        token_ids: its tokens, the stop token included when it ended by itself.
+        token_ids: its tokens, the stop token included when it ended by itself, e.g. [8, 2].
         logprobs: log-probability of each (nats) in the distribution sampled from (temperature applied, before top-p);
-            nan where the sampler cannot tell.
-        truncated: it was cut at the limit and did not end with a stop token.
+            nan where the sampler cannot tell; e.g. [-0.1, -2.3].
+        truncated: True where it was cut at the limit and did not end with a stop token.
     """
 
     token_ids: list[int]

@@ -20,9 +20,10 @@ class UpdateBatch:
     """What one optimizer update works on.
 
     Args:
-        responses: the table of all its responses, over all ranks.
-        micro_batches: this rank's share of them.
-        fixed: by micro-batch and name, (N,) values of its tokens from before the first update on the step's responses.
+        responses: the table of all its responses, S over all ranks, e.g. 16 groups of 8 rollouts and a demonstration.
+        micro_batches: this rank's share of them, e.g. 3.
+        fixed: by micro-batch and name, (N,) values of its tokens from before the first update on the step's responses,
+            e.g. {"old_logp": [-0.1, -2.3]}.
     """
 
     responses: Responses

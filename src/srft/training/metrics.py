@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class ResponseFacts:
-    """What the metrics need of one response; gathered over all ranks."""
+    """What the metrics need of one response, as in `Response`; `length` in tokens. Gathered over all ranks."""
 
     group_id: int
     is_demo: bool

@@ -24,7 +24,7 @@ from srft.training.metrics import TokenSums, check_sampler, combined
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network and its optimizer, both prepared by accelerate."""
+    """A network (the policy, a critic, a reward model) and its optimizer, both prepared by accelerate."""
 
     network: Any
     optimizer: Any

@@ -38,7 +38,7 @@ class PromptingContext:
 
 @dataclass(frozen=True)
 class Variant:
-    """A prompt that `n` rollouts of a group answer."""
+    """A prompt that `n` rollouts of a group answer, e.g. the plain one by 4 and the guided one by 4 of 8."""
 
     prompt: Prompt
     n: int
