@@ -27,14 +27,14 @@ def good_items(count: int, seed: int) -> list[tuple[Item, str]]:
         lambda a, b: (f"{a}\\text{{ cm}}", f"{a} \\mathrm{{~cm}}", f"{a}\\text{{ m}}"),
         lambda a, b: ("\\text{even}", "even", "odd"),
     ]
-    found = []
+    items = []
     for _ in range(count):
         a, b = draw.randint(100, 99_999), draw.randint(1, 99)
         gold, right, wrong = draw.choice(makers)(a, b)
         fine = draw.random() < 0.5
         text = f"<think>\nlet me see \\boxed{{{b}}}</think>\nThe answer is \\boxed{{{right if fine else wrong}}}."
-        found.append(((Problem("q", gold), text), "right" if fine else "wrong"))
-    return found
+        items.append(((Problem("q", gold), text), "right" if fine else "wrong"))
+    return items
 
 
 def hostile_items(count: int, seed: int) -> list[Item]:

@@ -60,12 +60,12 @@ class Numbers:
         self, rows: Iterable[int], std: bool = True, reward: Sequence[float] | None = None
     ) -> dict[int, float]:
         """(r − mean) / (deviation + 1e-6) among those of `rows` that answer the same prompt."""
-        rows, r, found = list(rows), self.reward if reward is None else reward, {}
+        rows, r, result = list(rows), self.reward if reward is None else reward, {}
         for i in rows:
             group = [r[j] for j in rows if self.group[j] == self.group[i]]
             spread = (stdev(group) if len(group) > 1 else 0.0) + 1e-6 if std else 1.0
-            found[i] = (r[i] - fmean(group)) / spread
-        return found
+            result[i] = (r[i] - fmean(group)) / spread
+        return result
 
     def grpo(self, rows: Sequence[int], a: Callable[[int, int], float], how: str, **bounds: Any) -> Any:
         return -self.mean(rows, lambda i, k: clip(self.ratio(i, k), a(i, k), **bounds), how)
@@ -110,8 +110,8 @@ def same(
 def slope(term: Tensor, model: nn.Module) -> Tensor:
     """The gradient of one term."""
     parameters = list(model.parameters())
-    found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-    return torch.cat([torch.zeros(p.numel()).double() if g is None else g.flatten() for g, p in zip(found, parameters, strict=True)])  # fmt: skip
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat([torch.zeros(p.numel()).double() if g is None else g.flatten() for g, p in zip(gradients, parameters, strict=True)])  # fmt: skip
 
 
 def equal(one: tuple[Method, dict], other: tuple[Method, dict], step: Step, rtol: float = 1e-9) -> None:

@@ -90,9 +90,9 @@ def measured(method: Method, options: dict, step: Step) -> Step:
         return step
     with torch.no_grad():
         t = micro_batch(policy(), step, range(len(step.tokens)), method, options)
-        found = method.measure(t, method.defaults(options))
+        quantities = method.measure(t, method.defaults(options))
     size = len(step.tokens)
-    means = {name: torch.stack([x[t.row == r].mean() for r in range(size)]) for name, x in found.items()}
+    means = {name: torch.stack([x[t.row == r].mean() for r in range(size)]) for name, x in quantities.items()}
     return replace(step, table=replace(step.table, mean={**step.table.mean, **means}))
 
 

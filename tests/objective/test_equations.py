@@ -214,10 +214,10 @@ def test_stop_gradients_stop() -> None:
     weight = entropy_weight(t, -1)
     assert not weight.requires_grad
     nll(t, weight).backward()
-    found = [p.grad.clone() for p in model.parameters()]
+    gradients = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     nll(micro_batch(model, STEP, ROWS).demo, torch.tensor(weight.tolist()).double()).backward()
-    for a, p in zip(found, model.parameters(), strict=True):
+    for a, p in zip(gradients, model.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad)
     assert not group_advantage(t).requires_grad
 

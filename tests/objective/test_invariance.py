@@ -21,17 +21,17 @@ from tests.objective.steps import gradient, measured, micro_batch, policy, rando
 
 def variants() -> list[tuple[str, dict]]:
     """Every method with its defaults, its presets, and each value of the options that change what is summed or how."""
-    found: list[tuple[str, dict]] = []
+    pairs: list[tuple[str, dict]] = []
     for name, method in methods().items():
         if "preferences" in method.needs({}):  # another library's loss
             continue
-        found.append((name, {}))
-        found += [(name, method.preset(preset)) for preset in method.presets]
+        pairs.append((name, {}))
+        pairs += [(name, method.preset(preset)) for preset in method.presets]
         for option, (kind, _) in method.options.items():
             kinds = [a for a in (kind, *get_args(kind)) if get_origin(a) is Literal]
-            found += [(name, {option: value}) for a in kinds for value in get_args(a)]
-            found += [(name, {option: value}) for value in OFF_BY_DEFAULT.get(option, ())]
-    return found
+            pairs += [(name, {option: value}) for a in kinds for value in get_args(a)]
+            pairs += [(name, {option: value}) for value in OFF_BY_DEFAULT.get(option, ())]
+    return pairs
 
 
 OFF_BY_DEFAULT = {
@@ -103,13 +103,13 @@ def test_two_real_ranks_have_the_same_gradient(tmp_path: Path) -> None:
     script.write_text(RANKS)
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(root), str(root / "src")])  # the package of this tree, wherever one is installed
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)],
         capture_output=True, text=True, check=False, cwd=root,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    worst = float(found.stdout.strip().splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+    worst = float(result.stdout.strip().splitlines()[-1])
     assert worst < 1e-9
 
 

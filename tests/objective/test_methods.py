@@ -88,9 +88,9 @@ def test_what_is_not_declared_is_not_used(name: str, options: dict) -> None:
     if "means" not in needs:
         changes["responses"] = replace(t.responses, mean={})
     method, model, t = tokens(name, options, **changes)
-    found = learnt(method, options, model, t)
-    assert found[0] == expected[0]
-    assert torch.equal(found[1], expected[1])
+    actual = learnt(method, options, model, t)
+    assert actual[0] == expected[0]
+    assert torch.equal(actual[1], expected[1])
     if "reference_distribution" not in needs:  # nor by its vocabulary quantities
         logp = torch.zeros(1, 4).log_softmax(-1)
         for quantity in method.vocabulary.values():
@@ -142,9 +142,9 @@ def test_showing_changes_nothing(name: str, options: dict) -> None:
     expected = learnt(method, options, model, t)
     assert t.record is None
     method, model, t = tokens(name, options, record={})
-    found = learnt(method, options, model, t)
-    assert found[0] == expected[0]
-    assert torch.equal(found[1], expected[1])
+    actual = learnt(method, options, model, t)
+    assert actual[0] == expected[0]
+    assert torch.equal(actual[1], expected[1])
     assert t.record is not None
     for total, count in t.record.values():
         assert not total.requires_grad

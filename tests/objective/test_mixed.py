@@ -88,17 +88,17 @@ def test_luffys_code_counts_demonstrations_and_rollouts_together() -> None:
 def test_luffys_shaping_at_the_ends_of_gamma(seed: int) -> None:
     """γ → ∞: γ·f(π) → π, the unshaped term. γ → 0: f → 1, nothing to learn. Between: γπ/(π+γ)² per token."""
     step = random_step(groups=2, rollouts=2, demos=1, seed=seed, rewards=[1, 0, 1, 0, 0, 1])
-    found = {}
+    slopes = {}
     for gamma in (1e-12, 0.1, 1e9):
         t = leaves(step)
         get_method("luffy")(t, gamma=gamma)["rl_demo"].backward()
-        found[gamma] = t.logp.grad
+        slopes[gamma] = t.logp.grad
     n = Numbers(policy(), step)
     a, p = n.advantage(n.every), t.logp.detach().exp()
     scale = torch.tensor([-a[i] * (i in n.demos) for i in t.row.tolist()], dtype=torch.float64) / len(t.row)
-    torch.testing.assert_close(found[1e9] * 1e9, scale * p, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(found[0.1], scale * 0.1 * p / (p + 0.1) ** 2)
-    assert found[1e-12].abs().max() < 1e-8
+    torch.testing.assert_close(slopes[1e9] * 1e9, scale * p, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(slopes[0.1], scale * 0.1 * p / (p + 0.1) ** 2)
+    assert slopes[1e-12].abs().max() < 1e-8
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -257,10 +257,10 @@ def mu(number: int, warmup: int = 0, over: int = 200) -> float:
 @pytest.mark.parametrize("number", [1, 2, 51, 101, 151, 201, 202, 500])
 def test_chords_mu_goes_from_09_to_005(number: int) -> None:
     t = replace(micro_batch(policy(), at(number), ROWS), record={})
-    found = get_method("chord")(t)
+    actual = get_method("chord")(t)
     fixed = get_method("chord")(micro_batch(policy(), STEP, ROWS), mu=mu(number))
     for name in ("sft", "rl"):
-        assert float(found[name].detach()) == pytest.approx(float(fixed[name].detach()), rel=1e-12)
+        assert float(actual[name].detach()) == pytest.approx(float(fixed[name].detach()), rel=1e-12)
     assert t.record is not None
     total, count = t.record["mu"]
     assert float(total) / count == pytest.approx(mu(number))

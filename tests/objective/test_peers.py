@@ -318,7 +318,7 @@ def test_dft_is_trls() -> None:
 
 
 def check(model, loss: float, options: dict, name: str = "grpo") -> None:
-    found, grad = gradient(get_method(name), options, STEP, [ROWS])
-    assert found == pytest.approx(loss, rel=1e-6)
+    actual, grad = gradient(get_method(name), options, STEP, [ROWS])
+    assert actual == pytest.approx(loss, rel=1e-6)
     theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
     torch.testing.assert_close(grad, theirs, rtol=1e-6, atol=1e-8)  # verl holds rewards in float32

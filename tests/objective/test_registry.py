@@ -13,11 +13,11 @@ from tests.objective.steps import micro_batch, policy, random_step
 
 
 def test_the_four_methods_say_what_they_need() -> None:
-    found = {name: m.needs({k: d for k, (_, d) in m.options.items()}) for name, m in methods().items()}
-    assert found["sft"] == {"demonstrations"}
-    assert found["grpo"] == {"rollouts", "old_logp"}
-    assert found["sft+rl"] == {"demonstrations", "rollouts", "old_logp"}
-    assert found["srft"] == {"demonstrations", "rollouts"}
+    needs = {name: m.needs({k: d for k, (_, d) in m.options.items()}) for name, m in methods().items()}
+    assert needs["sft"] == {"demonstrations"}
+    assert needs["grpo"] == {"rollouts", "old_logp"}
+    assert needs["sft+rl"] == {"demonstrations", "rollouts", "old_logp"}
+    assert needs["srft"] == {"demonstrations", "rollouts"}
     assert "means" in methods()["srft"].needs({"rollout_signal": "binary", "entropy_scope": "batch"})
 
 

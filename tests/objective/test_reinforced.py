@@ -205,8 +205,8 @@ def test_clip_fraction_is_a_count(seed: int, high: float, dual: float) -> None:
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.9, 0.5), (1.0, 0.0), (0.7, 1.0)])
 def test_gae_is_the_double_sum(gamma: float, lam: float) -> None:
     t = micro_batch(policy(), STEP, ROWS)
-    found, expected = gae(t, gamma, lam), advantages(STEP, gamma, lam)
-    torch.testing.assert_close(found, torch.tensor([x for i in ROWS for x in expected[i]], dtype=torch.float64))
+    actual, expected = gae(t, gamma, lam), advantages(STEP, gamma, lam)
+    torch.testing.assert_close(actual, torch.tensor([x for i in ROWS for x in expected[i]], dtype=torch.float64))
     mixed = [7, 2, 11]  # any part of the step, in any order
     part = gae(micro_batch(policy(), STEP, mixed), gamma, lam)
     torch.testing.assert_close(part, torch.tensor([x for i in mixed for x in expected[i]], dtype=torch.float64))
@@ -214,15 +214,15 @@ def test_gae_is_the_double_sum(gamma: float, lam: float) -> None:
 
 def advantages(step: Step, gamma: float, lam: float) -> list[list[float]]:
     """Σ_l (γλ)^l (r_{t+l} + γ V_{t+l+1} − V_{t+l}), the reward with the last token."""
-    found = []
+    result = []
     for i, values in enumerate(step.values):
         v = [*values.tolist(), 0.0]
         delta = [gamma * v[k + 1] - v[k] for k in range(len(values))]
         delta[-1] += float(step.table.reward[i])
-        found.append(
+        result.append(
             [sum((gamma * lam) ** (s - k) * delta[s] for s in range(k, len(delta))) for k in range(len(delta))]
         )
-    return found
+    return result
 
 
 def test_gae_of_one_and_one_is_reward_less_value() -> None:
@@ -234,9 +234,9 @@ def test_gae_of_one_and_one_is_reward_less_value() -> None:
 def test_whitened_has_mean_zero_and_deviation_one() -> None:
     step = measured(get_method("ppo"), {}, STEP)
     t = micro_batch(policy(), step, ROWS).rollout
-    found = whitened(t, gae(t))
-    assert float(found.mean()) == pytest.approx(0, abs=1e-9)
-    assert float(found.std()) == pytest.approx(1, rel=1e-6)
+    actual = whitened(t, gae(t))
+    assert float(actual.mean()) == pytest.approx(0, abs=1e-9)
+    assert float(actual.std()) == pytest.approx(1, rel=1e-6)
 
 
 @pytest.mark.parametrize(("level", "spread"), [(0.0, 1.0), (100.0, 0.1), (1e4, 0.05), (-1e4, 0.05)])
@@ -331,10 +331,10 @@ def test_prime_is_the_slow_loop(how: str, beta: float, gamma: float) -> None:
 
 
 def test_prime_measures_the_process_reward() -> None:
-    found = get_method("prime").measure(micro_batch(policy(), STEP, ROWS), {"beta": 0.05})["process"]
+    actual = get_method("prime").measure(micro_batch(policy(), STEP, ROWS), {"beta": 0.05})["process"]
     judged = torch.cat([0.05 * (q - r) for q, r in zip(STEP.reward_old, STEP.ref, strict=True)])
     logits = torch.cat([policy()(c) for c in STEP.contexts]).log_softmax(-1)
-    torch.testing.assert_close(found, judged + 0.05 * logits[:, 1])
+    torch.testing.assert_close(actual, judged + 0.05 * logits[:, 1])
 
 
 @pytest.mark.parametrize("name", ["ppo", "prime"])
@@ -366,8 +366,8 @@ def test_groups_by_hand(seed: int, rollouts: int, demos: int) -> None:
             assert float(left[i]) == pytest.approx(sum(others) / len(others))
     for view, rows in ((t, n.every), (t.rollout, n.rollouts)):
         for std in (True, False):
-            found, expected = group_advantage(view, std, reward=x), n.advantage(rows, std, x.tolist())
-            assert all(float(found[i]) == pytest.approx(expected.get(i, 0.0), rel=1e-9, abs=1e-12) for i in n.every)
+            actual, expected = group_advantage(view, std, reward=x), n.advantage(rows, std, x.tolist())
+            assert all(float(actual[i]) == pytest.approx(expected.get(i, 0.0), rel=1e-9, abs=1e-12) for i in n.every)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -70,9 +70,9 @@ def test_ppl_shaping_is_the_slow_loop(alpha: float) -> None:
         rows = [i for i in n.rollouts if n.group[i] == group]
         for i, f in zip(rows, factors([-fmean(n.old[i]) for i in rows], alpha), strict=True):
             expected[i] = a[i] * f
-    found = ppl_shaping(t, alpha)
-    torch.testing.assert_close(found, torch.tensor([expected[i] for i in t.row.tolist()], dtype=torch.float64))
-    assert (found != t.advantage).any()
+    actual = ppl_shaping(t, alpha)
+    torch.testing.assert_close(actual, torch.tensor([expected[i] for i in t.row.tolist()], dtype=torch.float64))
+    assert (actual != t.advantage).any()
     mixed = [9, 3, 1]  # some responses of the step, in any order
     part = micro_batch(policy(), STEP, mixed)
     part = part.with_advantage(group_advantage(part.rollout))
@@ -89,15 +89,15 @@ def test_ppl_shaping_keeps_signs_and_favours_the_confident(logp: list[float], al
     reward = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=len(logp), max_size=len(logp)))
     t = responses(logp, reward)
     assert t.advantage is not None
-    found, before = ppl_shaping(t, alpha)[::2], t.advantage[::2]
-    assert torch.equal(found.sign(), before.sign())
-    assert ((found / before >= 0.8 - 1e-12) & (found / before <= 1.2 + 1e-12)).all()
+    actual, before = ppl_shaping(t, alpha)[::2], t.advantage[::2]
+    assert torch.equal(actual.sign(), before.sign())
+    assert ((actual / before >= 0.8 - 1e-12) & (actual / before <= 1.2 + 1e-12)).all()
     order = torch.tensor(logp).argsort()  # the least confident first
-    assert (found.abs()[order].diff() >= 0).all()
+    assert (actual.abs()[order].diff() >= 0).all()
     if max(logp) - min(logp) > 1e-2:
-        assert not torch.equal(found, before)
-        assert found.abs().max() > 0.5
-        assert found.abs().min() < 0.5
+        assert not torch.equal(actual, before)
+        assert actual.abs().max() > 0.5
+        assert actual.abs().min() < 0.5
 
 
 def test_outliers_are_left_out_of_mean_and_deviation() -> None:
@@ -105,9 +105,9 @@ def test_outliers_are_left_out_of_mean_and_deviation() -> None:
     usual = [-1.0, -1.1, -1.2, -1.3, -1.4]
     alone = ppl_shaping(responses(usual, [1.0] * 5), 0.1)
     for far in (-50.0, -5000.0):
-        found = ppl_shaping(responses([*usual, far], [1.0] * 6), 0.1)
-        torch.testing.assert_close(found[:-2], alone)
-        torch.testing.assert_close(found[-2:], torch.full((2,), 0.8 * 0.5, dtype=torch.float64))
+        actual = ppl_shaping(responses([*usual, far], [1.0] * 6), 0.1)
+        torch.testing.assert_close(actual[:-2], alone)
+        torch.testing.assert_close(actual[-2:], torch.full((2,), 0.8 * 0.5, dtype=torch.float64))
     assert float(alone[0]) > 0.5 > float(alone[-1])
 
 
@@ -146,9 +146,9 @@ def test_position_shaping_in_a_window_of_steps(step: int, shaped: bool) -> None:
 def test_position_shaping_is_bounded_and_grows_to_the_end(a: float, alpha: float, length: int) -> None:
     t = responses([-1.0], [1.0], length=length)
     before = torch.full((length,), a, dtype=torch.float64)
-    found = position_shaping(replace(t, advantage=before), alpha)
-    bonus = found.abs() - before.abs()
-    assert torch.equal(found.sign(), before.sign())
+    actual = position_shaping(replace(t, advantage=before), alpha)
+    bonus = actual.abs() - before.abs()
+    assert torch.equal(actual.sign(), before.sign())
     assert (bonus >= -1e-12).all()
     assert (bonus <= 0.5 * before.abs() + 1e-12).all()
     assert (bonus <= alpha + 1e-12).all()
@@ -210,9 +210,9 @@ def test_grpo_with_shaping_is_the_slow_loop() -> None:
                 bonus = min(0.1 / (1 + exp(-15 * (k / n.length[i] - 0.5))), 0.5 * abs(x))
                 shaped[i, k] = x + (bonus if x > 0 else -bonus if x < 0 else 0.0)
     expected = n.grpo(n.rollouts, lambda i, k: shaped[i, k], "sequence-mean")
-    found = grpo(t)["rl"]
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
-    torch.testing.assert_close(slope(found, model), slope(expected, other), rtol=1e-7, atol=1e-11)
+    actual = grpo(t)["rl"]
+    assert float(actual.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
+    torch.testing.assert_close(slope(actual, model), slope(expected, other), rtol=1e-7, atol=1e-11)
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

@@ -66,10 +66,10 @@ def test_kl_to_oneself_is_nothing() -> None:
     logits = torch.randn(6, VOCABULARY, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
     logp = logits.log_softmax(-1)
     reference = logp.detach().clone().requires_grad_()
-    found = kl_to_reference(logp, reference, {})
-    found.sum().backward()
+    actual = kl_to_reference(logp, reference, {})
+    actual.sum().backward()
     assert reference.grad is None
-    torch.testing.assert_close(found, torch.zeros(6).double(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(actual, torch.zeros(6).double(), rtol=0, atol=1e-14)
     torch.testing.assert_close(logits.grad, torch.zeros(6, VOCABULARY).double(), rtol=0, atol=1e-14)
 
 
@@ -119,10 +119,10 @@ def test_iw_sft_by_default_is_capped_at_16() -> None:
 def test_iw_sft_from_the_reference_itself_is_sft() -> None:
     model = policy()
     t = micro_batch(model, STEP, ROWS)
-    found = get_method("iw-sft")(replace(t, ref_logp=t.logp.detach()))["sft"]
+    actual = get_method("iw-sft")(replace(t, ref_logp=t.logp.detach()))["sft"]
     expected = sft(t)["sft"]
-    assert float(found.detach()) == pytest.approx(float(expected.detach()))
-    torch.testing.assert_close(slope(found, model), slope(expected, model))
+    assert float(actual.detach()) == pytest.approx(float(expected.detach()))
+    torch.testing.assert_close(slope(actual, model), slope(expected, model))
 
 
 @pytest.mark.parametrize("how", HOW)
