@@ -55,7 +55,7 @@ def test_maj_at_k_is_the_share_of_subsets_that_vote_right(case: tuple[list[str |
     assert maj_at_k(votes, [v == "1" for v in votes], k) == pytest.approx(majority_by_counting(votes, "1", k))
 
 
-def test_right_answers_vote_together_however_they_are_normal_answer() -> None:
+def test_right_answers_vote_together_however_they_are_written() -> None:
     assert maj_at_k(["1/2", "0.5", "3", "3"], [True, True, False, False], 4) == 0.5
     assert maj_at_k(["1/2", "0.5", "3", "4"], [True, True, False, False], 4) == 1
 

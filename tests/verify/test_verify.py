@@ -20,6 +20,8 @@ from srft.data import Problem, load_problems
 from srft.errors import SrftError
 from srft.verify import Grade, Verifier
 from srft.verify.answer import answer_of, plain_number
+from srft.verify.grade import Request
+from srft.verify.graders import GRADERS
 from tests.conftest import shared
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -214,9 +216,33 @@ def test_recorded_responses() -> None:
     assert sum((g.verdict == "right") != score for g, score in zip(grades, scores, strict=True)) <= 1
 
 
-def test_the_shortcut_decides_as_the_worker_does(verifier: Verifier) -> None:
-    """Plain numbers never reach a worker."""
-    from srft.verify.math import grade_math
+@pytest.mark.parametrize("name", [name for name, grader in GRADERS.items() if grader.shortcut])
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        *(
+            (gold, f"\\boxed{{{candidate}}}")
+            for gold, candidate in [
+                ("7", "7"), ("7", "7.0"), ("1,000", "1000"), ("0.5", "0.50"), ("+3", "3"), ("3", "4"), ("-2", "2"),
+                ("10", "100"), ("1,234,567", "1234567.0"), ("10", "010"), ("0.1", "0.10001"),
+                ("x+1", "x+1"), ("7", "9" * 2001),
+            ]
+        ),
+        ("7", "it is 7"),
+        ("7", "<think>\\boxed{7}"),
+    ],
+)  # fmt: skip
+def test_the_fast_path_decides_as_the_worker_does(name: str, gold: str, text: str) -> None:
+    """What never reaches a worker has the grade that the grader itself would have given."""
+    grader, request = GRADERS[name], Request(name, gold, text)
+    assert grader.shortcut is not None
+    fast = grader.shortcut(request)
+    assert fast is not None
+    assert fast == grader.grade(request)
 
-    for gold, candidate in [("7", "7.0"), ("1,000", "1000"), ("0.5", "0.50"), ("3", "4"), ("-2", "2"), ("10", "100")]:
-        assert verdict(verifier, gold, f"\\boxed{{{candidate}}}") == grade_math(gold, candidate).verdict
+
+def test_the_fast_path_leaves_algebra_to_the_worker() -> None:
+    shortcuts = [grader.shortcut for grader in GRADERS.values() if grader.shortcut]
+    assert shortcuts
+    for gold, candidate in [("\\frac{1}{2}", "0.5"), ("x+1", "1+x"), ("2", "x=2"), ("10", "10\\%"), ("10", "1,0")]:
+        assert not any(shortcut(Request("math", gold, f"\\boxed{{{candidate}}}")) for shortcut in shortcuts)
