@@ -1,18 +1,20 @@
-"""Every command of the documents names a recipe, and keys, that there are."""
+"""Every command of the documents names a recipe, and keys, that there are; every test that they name is there too."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 from srft.recipe.load import load_evaluation, load_recipe
 from tests.helpers import ROOT
 
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINES = [
     line
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for file in DOCUMENTS
     for block in re.findall(r"```bash\n(.*?)```", file.read_text(), re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
@@ -45,3 +47,29 @@ def test_evaluations_of_the_documents_have_keys_that_there_are(line: str) -> Non
     assert set(options) <= VALUED
     model, *changes = without_options(line)
     assert load_evaluation(model, changes).model.path == model
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """The test files that a document names, each with a test of it or "". A file without a folder is one of
+    tests/objective; a test without a file is in the last one named."""
+    places, file = [], ""
+    for path, test, alone in re.findall(
+        r"(?<!\w)(?:((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?|(test_\w+)\b(?!\.))", text
+    ):
+        file = (path if "/" in path else f"tests/objective/{path}") if path else file
+        places.append((file, test or alone))
+    return places
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+def test_tests_that_the_documents_name_are_there(document: Path) -> None:
+    for file, test in named_tests(document.read_text()):
+        assert (ROOT / file).is_file(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_names_of_tests_are_read_as_the_tables_abbreviate_them() -> None:
+    row = "| `test_a.py::test_x`, `test_y`; `tests/run/test_b.py`, `test_z` | mmlu_test.json, test_b.jsonl |"
+    ours, other = "tests/objective/test_a.py", "tests/run/test_b.py"
+    assert named_tests(row) == [(ours, "test_x"), (ours, "test_y"), (other, ""), (other, "test_z")]
+    assert len(named_tests((ROOT / "docs/methods.md").read_text())) > 40
