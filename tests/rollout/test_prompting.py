@@ -49,7 +49,8 @@ def test_strategies_by_name() -> None:
     assert {"plain", "hints", "thought-patterns"} <= set(strategies())
     for name, strategy in strategies().items():
         assert strategy.name == strategy.Options().strategy == name
-    assert [name for name, strategy in strategies().items() if strategy.reads_demonstrations] == ["hints"]
+    assert Hints.reads_demonstrations
+    assert not Prompting.reads_demonstrations
 
 
 def test_plain_asks_the_prompt_as_it_is(prompts: list[Prompt], tokenizer: Any) -> None:

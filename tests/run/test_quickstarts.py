@@ -16,7 +16,6 @@ from srft.objective.registry import Method
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
-from srft.rollout.prompting import strategies
 from srft.run import estimate
 from srft.run.train import Run, train
 from tests.helpers import weights
@@ -74,7 +73,7 @@ def promised(part: Recipe) -> set[str]:
     names |= {"buffer/size"} if part.hooks.buffer else set()
     if not part.loss.chooses:
         names |= {"reward", "completions/mean_length", "entropy"} if "rollouts" in part.needs else set()
-        hints = strategies()[part.rollout.prompting.strategy].reads_demonstrations  # of which a step may have none
+        hints = part.rollout.prompting.strategy == "hints"  # of which a step may have none
         names |= {"demo/reward", "demo/mean_length"} if "demonstrations" in part.needs and not hints else set()
     return names
 

@@ -82,7 +82,7 @@ def test_refill_replaces_groups_without_signal() -> None:
     assert source.asked == [4, 2, 2, 1, 1]  # as many as are missing
     by_group = Counter(r.group_id for r in collected.responses)
     assert by_group == {0: 2, 3: 2, 6: 2, 9: 2}
-    assert refill.after_update(1, collected) == {"groups": 4, "groups_drawn": 10}
+    assert refill.after_update(1, collected, {}) == {"groups": 4, "groups_drawn": 10}
 
 
 def test_refill_gives_up_after_its_rounds() -> None:
@@ -90,7 +90,7 @@ def test_refill_gives_up_after_its_rounds() -> None:
     collected = refill.collect(source, 4, ROLLOUTS)
     assert source.asked == [4, 3, 2]
     assert [g.group_id for g in collected.groups] == [0, 4, 8]
-    assert refill.after_update(1, collected) == {"groups": 3, "groups_drawn": 9}
+    assert refill.after_update(1, collected, {}) == {"groups": 3, "groups_drawn": 9}
 
 
 def test_refill_leaves_steps_without_rollouts_alone() -> None:
@@ -98,7 +98,7 @@ def test_refill_leaves_steps_without_rollouts_alone() -> None:
     collected = refill.collect(source, 4, frozenset({"demonstrations"}))
     assert len(collected.groups) == 4
     assert source.asked == [4]
-    assert refill.after_update(1, collected) == {"groups": 4, "groups_drawn": 4}
+    assert refill.after_update(1, collected, {}) == {"groups": 4, "groups_drawn": 4}
 
 
 class Learner:
@@ -132,18 +132,18 @@ def test_the_buffer_learns_the_newest_failed_prompts() -> None:
     buffer = Buffer(options, context(make_updater=make_updater, collector=learner, batcher=learner))
     assert asked == [("sft", 0.25)]
     assert buffer.networks() == {"buffer": "the policy"}
-    assert buffer.after_update(1, step(0, (0, 0), (1, 0), (0, 0.5), (1, 1))) == {"buffer/size": 2}
+    assert buffer.after_update(1, step(0, (0, 0), (1, 0), (0, 0.5), (1, 1)), {}) == {"buffer/size": 2}
     assert learner.updates == []
-    assert buffer.after_update(2, step(10, (0, 0), (0, 0))) == {
+    assert buffer.after_update(2, step(10, (0, 0), (0, 0)), {}) == {
         "buffer/size": 1,
         "buffer/loss": 0.5,
         "buffer/grad_norm": 2.0,
     }
     assert learner.updates == [[10, 11, 0]]
-    assert buffer.after_update(3, step(20, (1, 1))) == {"buffer/size": 1}
+    assert buffer.after_update(3, step(20, (1, 1)), {}) == {"buffer/size": 1}
     again = Buffer(options, context(make_updater=make_updater, collector=learner, batcher=learner))
     again.load_state(buffer.state())
-    assert again.after_update(4, step(30, (0, 0), (0, 0)))["buffer/size"] == 0
+    assert again.after_update(4, step(30, (0, 0), (0, 0)), {})["buffer/size"] == 0
     assert learner.updates[-1] == [30, 31, 2]
 
 
@@ -167,13 +167,17 @@ def test_choice_asks_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((options, step, history, draw))
         return frozenset({"demonstrations"} if draw < 0.5 else {"rollouts"})
 
-    method = SimpleNamespace(chooses=chooses, defaults=lambda options: {"option": 1} | dict(options))
+    both = frozenset({"demonstrations", "rollouts"})
+    method = SimpleNamespace(
+        chooses=chooses, defaults=lambda options: {"option": 1} | dict(options), needs=lambda options: both
+    )
     assert Choice.declared_by(method)
     assert not Choice.declared_by(get_method("grpo"))
     history = [{"loss": 1.0}]
     early, late = (Choice(None, context(method=method, method_options={"other": 2}, first_step=n)) for n in (0, 5))
     chosen = [early.needs(step, ROLLOUTS, history) for step in range(1, 41)]
     assert set(chosen) == {frozenset({"demonstrations"}), frozenset({"rollouts"})}
+    assert {"means", "rollouts"} in [early.needs(n, both | {"means"}, history) for n in range(1, 9)]  # the recipe's own
     assert calls[0][:3] == ({"option": 1, "other": 2}, 1, history)
     assert all(0 <= draw < 1 for *_, draw in calls)
     assert [late.needs(step, ROLLOUTS, history) for step in range(1, 36)] == chosen[5:]  # the run's step decides
@@ -197,7 +201,7 @@ class CountingHook(Hook):
     def collect(self, draw: Draw, count: int, needs: frozenset[Need]) -> CollectedStep:
         return draw(count - 1)
 
-    def after_update(self, step: int, collected: CollectedStep) -> dict[str, float]:
+    def after_update(self, step: int, collected: CollectedStep, metrics: Mapping[str, float]) -> dict[str, float]:
         self.steps += 1
         return {"counted": self.steps, "groups_seen": len(collected.groups)}
 
@@ -252,5 +256,5 @@ def test_a_hook_does_nothing_by_itself() -> None:
     assert source.asked == [3]
     assert [g.group_id for g in collected.groups] == [0, 1, 2]  # those without signal too
     hook.load_state({"steps": 3})  # of a checkpoint in which it kept something
-    assert (hook.after_update(1, collected), hook.networks(), hook.state()) == ({}, {}, {})
+    assert (hook.after_update(1, collected, {}), hook.networks(), hook.state()) == ({}, {}, {})
     assert not any(Hook.declared_by(method) for method in methods().values())

@@ -1,4 +1,4 @@
-"""The metrics of a benchmark. One function each: decorated, it is computed, reported and recorded everywhere."""
+"""The metrics of a benchmark, one decorated function each: every result has them, the tables of `report.py` some."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from srft.objective.terms import (
     mean_entropy,
     nll,
     policy_gradient,
+    response_mean,
 )
 from srft.objective.tokens import Responses, Tokens
 from srft.objective.vocabulary import Quantity, branching_factor
@@ -29,6 +30,6 @@ from srft.objective.vocabulary import Quantity, branching_factor
 __all__ = [
     "Method", "Need", "Quantity", "Responses", "Terms", "Tokens", "aggregate", "branching_factor", "clipped",
     "entropy_weight", "gae", "get_method", "group_advantage", "grpo", "kl", "leave_one_out", "luffy_shaping",
-    "mean_entropy", "method", "methods", "nll", "policy_gradient", "position_shaping", "ppl_shaping", "right_rollouts",
-    "sft", "sft_rl", "srft",
+    "mean_entropy", "method", "methods", "nll", "policy_gradient", "position_shaping", "ppl_shaping", "response_mean",
+    "right_rollouts", "sft", "sft_rl", "srft",
 ]  # fmt: skip

@@ -29,6 +29,11 @@ def explain(
         elif finding["type"] == "missing":
             lines.append(f"'{key}' is missing")
             fixes.append(f"Give {key}=….")
+        elif finding["type"] == "union_tag_invalid":  # a name that chooses a section
+            tags = [tag.strip(" '") for tag in finding["ctx"]["expected_tags"].split(",")]
+            chooser = finding["ctx"]["discriminator"].strip("'")
+            lines.append(f"'{key}.{chooser}': unknown '{finding['ctx']['tag']}'")
+            fixes.append(did_you_mean(finding["ctx"]["tag"], tags))
         elif finding["type"] == "value_error":  # said by a validator of ours
             lines.append(f"'{key}': {finding['msg'].removeprefix('Value error, ')}")
         else:

@@ -17,7 +17,7 @@ from srft.section import Section
 class SamplerSettings(Section):
     """Which engine samples, and how much at once."""
 
-    engine: str = Field("auto", description="auto, transformers or vllm; auto: vLLM on a GPU where it is installed")
+    engine: str = Field("auto", description="transformers, vllm, …; auto: vLLM on a GPU where it is installed")
     max_batch: int | None = Field(
         None, gt=0, description="responses decoded together; 256 by transformers, vLLM decides by itself"
     )

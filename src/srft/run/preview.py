@@ -51,6 +51,11 @@ def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Co
         console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
     console.rule("a prompt")
     console.print(escape(plan.tokenizer.decode(first.token_ids)), markup=False, highlight=False)
+    if "rollouts" in recipe.needs:
+        for variant in plan.prompting.ask(first, recipe.sampling.n, step=1, group_id=0).variants:
+            if variant.prompt.token_ids != first.token_ids:
+                console.rule(f"what {variant.n} of its {recipe.sampling.n} rollouts answer")
+                console.print(plan.tokenizer.decode(variant.prompt.token_ids), markup=False, highlight=False)
     if first.demonstrations:
         console.rule("its demonstration")
         text = plan.tokenizer.decode(first.demonstrations[0].token_ids)

@@ -103,13 +103,13 @@ class Loop:
         clock.lap("seconds/collect")
         batches = self.batcher.split(collected.responses, step, self.training.prompts_per_step, self.updates_per_batch)
         metrics = self.updater.update_all(self.updater.prepare(batches, needs))
+        metrics |= response_metrics(collected.responses, self.accelerator)
         for hook in self.hooks:
-            metrics |= hook.after_update(step, collected)
+            metrics |= hook.after_update(step, collected, metrics)
         metrics["learning_rate"] = self.updater.policy.optimizer.param_groups[0]["lr"]  # before the scheduler's step
         self.scheduler.step()
         self.policy.sync(self.collect.collector.sampler)
         clock.lap("seconds/update")
-        metrics |= response_metrics(collected.responses, self.accelerator)
         self.report(step, metrics | clock.seconds, collected.responses)
 
     @property

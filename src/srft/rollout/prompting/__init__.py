@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -11,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from srft.data.problem import Problem
 from srft.data.template import Template
 from srft.data.tokenize import Prompt
+from srft.discover import discover
 from srft.section import Section
 
 
@@ -89,7 +88,5 @@ class Prompting:
 
 def strategies() -> dict[str, type[Prompting]]:
     """The strategies by name."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    known: list[type[Prompting]] = [Prompting, *sorted(Prompting.__subclasses__(), key=lambda cls: cls.name)]
+    known: list[type[Prompting]] = [Prompting, *discover(__name__, Prompting)]
     return {cls.name: cls for cls in known}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
+from srft.discover import discover
 from srft.rollout.sampler import Sampler
 
 
 def samplers() -> dict[str, type[Sampler]]:
     """The backends by name."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in sorted(Sampler.__subclasses__(), key=lambda cls: cls.name)}
+    return {cls.name: cls for cls in discover(__name__, Sampler)}  # type: ignore[type-abstract]
 
 
 def pick_sampler(engine: str, processes: int = 1) -> type[Sampler]:

@@ -3,8 +3,6 @@ what the method declares, puts it into the loop."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +10,7 @@ from typing import Any, ClassVar
 from accelerate import Accelerator
 
 from srft.data.tokenize import Prompt
+from srft.discover import discover
 from srft.objective.registry import Method, Need
 from srft.rollout.collector import Collector
 from srft.section import Section
@@ -77,8 +76,8 @@ class Hook:
         """`count` groups, drawn by `draw`."""
         return draw(count)
 
-    def after_update(self, step: int, collected: CollectedStep) -> dict[str, float]:
-        """What is done after the step's updates. Returns metrics."""
+    def after_update(self, step: int, collected: CollectedStep, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What is done after the step's updates, whose metrics (and those of the responses) are given. Returns more."""
         return {}
 
     def networks(self) -> dict[str, TrainedNetwork]:
@@ -95,9 +94,7 @@ class Hook:
 
 def hook_types() -> dict[str, type[Hook]]:
     """The hooks by name."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return {cls.name: cls for cls in sorted(Hook.__subclasses__(), key=lambda cls: cls.name)}
+    return {cls.name: cls for cls in discover(__name__, Hook)}
 
 
 def make_hooks(settings: Section, context: HookContext) -> list[Hook]:

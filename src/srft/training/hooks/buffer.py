@@ -49,7 +49,7 @@ class Buffer(Hook):
         self.waiting: list[int] = []  # indices of prompts, the newest first
         self._index = {id(prompt): i for i, prompt in enumerate(context.prompts)}
 
-    def after_update(self, step: int, collected: CollectedStep) -> dict[str, float]:
+    def after_update(self, step: int, collected: CollectedStep, metrics: Mapping[str, float]) -> dict[str, float]:
         """Keep this step's failed prompts; learn from `size` of them where there are so many."""
         if "rollouts" not in collected.needs:
             return {}  # nothing was tried
@@ -63,8 +63,8 @@ class Buffer(Hook):
         chosen, self.waiting = self.waiting[: self.size], self.waiting[self.size :]
         mine = [Group(i, self.context.prompts[index]) for i, index in enumerate(chosen)][rank::ranks]
         demonstrations = self.context.collector.demonstrations(mine, self.context.demonstrations)
-        metrics = self.updater.update(self.context.batcher.make(demonstrations, step))
-        return {SIZE: len(self.waiting), LOSS: metrics["loss"], GRAD_NORM: metrics["grad_norm"]}
+        learnt = self.updater.update(self.context.batcher.make(demonstrations, step))
+        return {SIZE: len(self.waiting), LOSS: learnt["loss"], GRAD_NORM: learnt["grad_norm"]}
 
     def networks(self) -> dict[str, TrainedNetwork]:
         """The policy, under the buffer's own optimizer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -48,6 +49,6 @@ class Refill(Hook):
                 break
         return kept
 
-    def after_update(self, step: int, collected: CollectedStep) -> dict[str, float]:
+    def after_update(self, step: int, collected: CollectedStep, metrics: Mapping[str, float]) -> dict[str, float]:
         """How many groups the step has, and how many it drew."""
         return {GROUPS: len(gather(self.accelerator, [g.group_id for g in collected.groups])), GROUPS_DRAWN: self.drawn}
