@@ -129,6 +129,7 @@ def test_killed_it_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
         assert results["benchmarks"]["ood"][key] == pytest.approx(whole["benchmarks"]["ood"][key])
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_does(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     # Not `accelerate launch --cpu --num_processes 2`: without MPI that is one process.

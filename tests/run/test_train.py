@@ -109,6 +109,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 def test_stages_follow_one_another_and_resume_in_the_middle(tmp_path: Path) -> None:
     """Stopped in the second stage and continued, a staged run is the run that was not stopped."""
     changes = [*SMALL, "data.limit=8", "stages.0.optim.lr=1e-3"]
@@ -177,6 +178,7 @@ def test_sasr_does_one_or_the_other(tmp_path: Path) -> None:
         assert ("demo/reward" in row) != ("reward" in row)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_resume_continues(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with subprocess.Popen(

@@ -13,7 +13,7 @@ from srft.rollout.sampler import SamplingParams
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to evaluate.
+    """How a paper evaluates.
 
     Args:
         sampling: `n` is for what has no number of its own; the other values hold for every benchmark.

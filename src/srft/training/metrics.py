@@ -277,9 +277,6 @@ def _approx_kl(t: Tokens, sampler_logprobs: Tensor) -> Tensor | None:
 
 
 SAMPLER_GAP = "sampling/sampling_logp_difference/mean"
-LARGEST_SAMPLER_GAP = describe(
-    "sampling/sampling_logp_difference/max", "the largest of these differences", "nats", trl=True
-)
 
 
 @of_tokens(SAMPLER_GAP, "difference of the sampler's and the policy's log-prob of a sampled token", "nats", trl=True)
@@ -288,6 +285,10 @@ def _sampler_gap(t: Tokens, sampler_logprobs: Tensor) -> Tensor | None:
     policy = t.logp if t.old_logp is None else t.old_logp  # the policy that sampled
     return (policy.detach() - sampler_logprobs)[sampled].abs()
 
+
+LARGEST_SAMPLER_GAP = describe(
+    "sampling/sampling_logp_difference/max", "the largest of these differences", "nats", trl=True
+)
 
 IMPORTANCE_RATIO = describe(
     "sampling/importance_sampling_ratio/mean", "mean weight of the tokens under `rollout.correction`", trl=True
