@@ -92,7 +92,7 @@ RENAMES = {
     )
 }
 
-TIMES = ("seconds", "tokens_per_second", "time/")  # columns that begin with one of these are not compared
+TIMES = ("seconds", "step_time", "tokens_per_second", "time/")  # columns that begin with one of these are not compared
 
 RUN = [
     "--out", "{out}/run", "training.device=cpu", "training.prompts_per_step=4", "training.tokens_per_micro_batch=700",
