@@ -61,7 +61,7 @@ def test_saved_rollouts_are_scored_by_the_model_that_is_named(run: Run, tokenize
             logits = model(torch.tensor([[*prompt_ids, *ids]])).logits[0, len(prompt_ids) - 1 : -1]
         entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
         assert candidate.score.entropy == pytest.approx(float(entropy), rel=1e-3)
-        assert candidate.score.branching >= 1
+        assert candidate.score.rbf >= 1
     trained = saved_candidates(run.directory, SelectionSettings(keep="entropy"))  # by the newest checkpoint
     assert trained[0].score.entropy != candidates[0].score.entropy
 

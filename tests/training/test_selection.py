@@ -10,14 +10,13 @@ import torch
 
 from srft.data import Problem, load_problems
 from srft.errors import SrftError
+from srft.evaluation.token_statistics import TokenStatistics, measure_inputs
 from srft.policy.forward import Policy
 from srft.policy.micro_batch import ModelInput
 from srft.training.selection import (
     Candidate,
-    SampleScore,
     needs_scores,
     read_selection,
-    score_samples,
     select,
     write_selection,
 )
@@ -26,7 +25,7 @@ from srft.training.settings import SelectionSettings
 
 def candidates(right: int = 6, wrong: int = 40, prompts: int = 10) -> list[Candidate]:
     return [
-        Candidate(Problem(f"prompt {p}", str(p)), f"{p}: {kind} {i}", kind == "right", SampleScore(i / 10, 10 - i))
+        Candidate(Problem(f"prompt {p}", str(p)), f"{p}: {kind} {i}", kind == "right", TokenStatistics(i / 10, 10 - i))
         for p in range(prompts)
         for kind, count in (("right", right), ("wrong", wrong))
         for i in range(count)
@@ -94,7 +93,7 @@ def test_scores_are_the_models_own(model: Any) -> None:
         ModelInput((5,), (10, 11), 1, temperature=0.5),
         ModelInput((3, 4, 5), (6,), 2),
     ]
-    scores = score_samples(Policy(model).eval(), inputs, 12, 0)
+    scores = measure_inputs(Policy(model).eval(), inputs, 12, 0)
     for one, score in zip(inputs, scores, strict=True):
         with torch.no_grad():
             ids = torch.tensor([[*one.prompt_ids, *one.response_ids]])
@@ -109,7 +108,7 @@ def test_scores_are_the_models_own(model: Any) -> None:
                 if total >= 0.95:
                     break
             sizes.append(size)
-        assert score.branching == pytest.approx(sum(sizes) / len(sizes))
+        assert score.rbf == pytest.approx(sum(sizes) / len(sizes))
 
 
 def test_scores_are_measured_where_the_selection_sorts_by_them() -> None:

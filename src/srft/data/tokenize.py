@@ -75,11 +75,11 @@ def tokenize_problems(
     tokenizer: Any,
     *,
     template: Template,
-    max_prompt_length: int,
-    max_response_length: int,
+    max_prompt_length: int | None,
+    max_response_length: int | None,
     long_demonstrations: Literal["truncate", "drop"] = "truncate",
 ) -> TokenizedProblems:
-    """Tokenise, in tokens of at most `max_prompt_length` and `max_response_length`.
+    """Tokenise, in tokens of at most `max_prompt_length` and `max_response_length` (None: no limit).
 
     Raises:
         SrftError: a prompt is longer than the limit.
@@ -92,7 +92,7 @@ def tokenize_problems(
         ids = tokenizer(text, add_special_tokens=not template.chat)["input_ids"]
         if ids and ids[-1] == tokenizer.eos_token_id and not template.chat:
             ids = ids[:-1]
-        if len(ids) > max_prompt_length:
+        if max_prompt_length is not None and len(ids) > max_prompt_length:
             long.append((problem.where, len(ids)))
             continue
         demonstrations = []
@@ -100,7 +100,7 @@ def tokenize_problems(
             tokens = tokenizer(after_opening(demonstration, opening), add_special_tokens=False)["input_ids"]
             if not tokens or tokens[-1] != tokenizer.eos_token_id:
                 tokens = [*tokens, tokenizer.eos_token_id]
-            over = len(tokens) > max_response_length
+            over = max_response_length is not None and len(tokens) > max_response_length
             if over and long_demonstrations == "drop":
                 dropped += 1
                 continue

@@ -55,14 +55,19 @@ class Evaluator:
         self.seed_purpose, self.policy = seed_purpose, policy
         self.pad_token_id, self.max_batch = pad_token_id, max_batch
 
-    def run(self, folder: Path, progress: Progress | None = None) -> Scores:
+    def run(
+        self, folder: Path, progress: Progress | None = None, missing: Mapping[str, Sequence[Group]] | None = None
+    ) -> Scores:
         """The scores of each task, on every process. What lies in `folder` of the same evaluation is not sampled again.
+
+        Args:
+            missing: what `missing_groups` gave, where the caller has asked already.
 
         Raises:
             SrftError: `folder` holds another evaluation, or cannot be written; a grader fails.
         """
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        missing = missing_groups(self.tasks, folder, self.accelerator)
+        missing = missing_groups(self.tasks, folder, self.accelerator) if missing is None else missing
         with progress or Progress(None) as shown:
             for task in self.tasks:
                 groups = missing[task.name][rank::ranks]

@@ -20,7 +20,7 @@ from srft.data.tokenize import check_tokenizer
 from srft.errors import SrftError
 from srft.evaluation import compare, contamination, report
 from srft.evaluation.benchmarks import choose
-from srft.evaluation.evaluator import Evaluator, Scores, missing_groups, read_scores
+from srft.evaluation.evaluator import Evaluator, missing_groups, read_scores
 from srft.evaluation.progress import Progress
 from srft.evaluation.protocol import resolve_protocol
 from srft.evaluation.settings import EvaluationRecipe
@@ -77,7 +77,11 @@ def evaluate(
         missing = missing_groups(tasks, folder, accelerator, settings)
         if any(missing.values()):
             progress = Progress(console if main else None, accelerator.num_processes)
-            scores = _sample(recipe, tasks, folder, tokenizer, verifier, accelerator, progress)
+            evaluator = _evaluator(recipe, engine, tasks, tokenizer, verifier, accelerator)
+            try:
+                scores = evaluator.run(folder, progress, missing)
+            finally:
+                evaluator.collector.sampler.close()
         else:
             scores = read_scores(tasks, folder, accelerator, recipe.seed)
     results: dict[str, Any] = {}
@@ -120,17 +124,16 @@ def _accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=[patience])
 
 
-def _sample(
+def _evaluator(
     recipe: EvaluationRecipe,
+    engine: str,
     tasks: Sequence[EvaluationTask],
-    folder: Path,
     tokenizer: Any,
     verifier: Verifier,
     accelerator: Accelerator,
-    progress: Progress,
-) -> Scores:
-    processes = accelerator.num_processes
-    max_batch = recipe.max_batch or (2048 if recipe.resolve(processes) == "vllm" else 64)
+) -> Evaluator:
+    """The evaluator of the recipe's model, which is loaded here."""
+    max_batch = recipe.max_batch or (2048 if engine == "vllm" else 64)
     policy = Policy(for_inference(load_model(recipe.model), recipe.precision, accelerator.device))
     sampler = make_sampler(
         recipe.model_copy(update={"max_batch": max_batch}),
@@ -138,20 +141,17 @@ def _sample(
         recipe.model,
         tokenizer,
         max_model_len=max(task.longest for task in tasks),
-        processes=processes,
+        processes=accelerator.num_processes,
     )
-    try:
-        return Evaluator(
-            tasks,
-            Collector(sampler, verifier.grade, tokenizer, recipe.seed),
-            accelerator,
-            seed_purpose="evaluation/{}",
-            policy=policy if recipe.statistics else None,
-            pad_token_id=pad_token_id(tokenizer),
-            max_batch=max_batch,
-        ).run(folder, progress)
-    finally:
-        sampler.close()
+    return Evaluator(
+        tasks,
+        Collector(sampler, verifier.grade, tokenizer, recipe.seed),
+        accelerator,
+        seed_purpose="evaluation/{}",
+        policy=policy if recipe.statistics else None,
+        pad_token_id=pad_token_id(tokenizer),
+        max_batch=max_batch,
+    )
 
 
 def _facts(tasks: Sequence[EvaluationTask], verifier: Verifier, training_data: str | None) -> dict[str, dict[str, Any]]:

@@ -19,8 +19,6 @@ from srft.evaluation.settings import EvaluationSettings
 from srft.rollout.response import Group
 from srft.rollout.sampler import SamplingParams
 
-_NO_LIMIT = 1 << 30  # tokens of a prompt: the window is what limits it
-
 
 @dataclass(frozen=True)
 class EvaluationTask:
@@ -89,7 +87,7 @@ def make_tasks(
     protocol = resolve_protocol(settings, template=template, max_response_length=max_response_length)
     choices = choose_tasks(settings)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return [_make_task(c, protocol, tokenizer, data_dir, max_prompt_length or _NO_LIMIT, seed) for c in choices]
+    return [_make_task(c, protocol, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
 
 
 def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
@@ -131,7 +129,7 @@ def check_window(tasks: Sequence[EvaluationTask], config: Any) -> None:
 
 
 def _make_task(
-    choice: Choice, protocol: Protocol, tokenizer: Any, data_dir: Path | None, max_prompt_length: int, seed: int
+    choice: Choice, protocol: Protocol, tokenizer: Any, data_dir: Path | None, max_prompt_length: int | None, seed: int
 ) -> EvaluationTask:
     loaded = load_benchmark(choice, data_dir=data_dir, seed=seed)
     if loaded.problems[0].grader == "ifeval":

@@ -17,7 +17,7 @@ TOKENS_PER_MICRO_BATCH = 16384  # padded tokens of one forward pass
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Means over the tokens of one response, at temperature 1 whatever it was sampled with.
+    """Means over the tokens of one response.
 
     Args:
         entropy: of the distribution, nats.
@@ -25,26 +25,38 @@ class TokenStatistics:
         logp: log π of the sampled tokens, nats.
     """
 
-    entropy: float
-    rbf: float
-    logp: float
+    entropy: float = 0.0
+    rbf: float = 0.0
+    logp: float = 0.0
 
     def to_json(self) -> dict[str, float]:
         """As it is recorded, rounded to what a batch's shape does not change."""
         return {name: round(value, 4 if name == "rbf" else 5) for name, value in asdict(self).items()}
 
 
-@torch.no_grad()
 def measure(policy: Policy, responses: Sequence[Response], pad_token_id: int) -> list[TokenStatistics]:
-    """The statistics of each response, in order; without dropout."""
-    count = torch.tensor([max(len(r.token_ids), 1) for r in responses], dtype=torch.float64)
-    sums = torch.zeros(3, len(responses), dtype=torch.float64)
+    """The statistics of each response, in order, at temperature 1 whatever it was sampled with."""
+    inputs = [ModelInput(r.prompt.token_ids, r.token_ids, row) for row, r in enumerate(responses)]
+    return measure_inputs(policy, inputs, TOKENS_PER_MICRO_BATCH, pad_token_id)
+
+
+@torch.no_grad()
+def measure_inputs(
+    policy: Policy, inputs: Sequence[ModelInput], max_tokens: int, pad_token_id: int
+) -> list[TokenStatistics]:
+    """The statistics of each input's response, by row from 0, at the input's temperature; without dropout.
+
+    Args:
+        max_tokens: padded tokens of one forward pass.
+    """
+    ordered = sorted(inputs, key=lambda x: x.row)
+    count = torch.tensor([max(len(x.response_ids), 1) for x in ordered], dtype=torch.float64)
+    sums = torch.zeros(3, len(inputs), dtype=torch.float64)
     device = next(policy.parameters()).device
-    inputs = [ModelInput(r.prompt.token_ids, r.token_ids, row) for row, r in enumerate(responses) if r.token_ids]
     training = policy.training
     policy.eval()
     try:
-        for batch in make_micro_batches(inputs, TOKENS_PER_MICRO_BATCH, pad_token_id):
+        for batch in make_micro_batches([x for x in inputs if x.response_ids], max_tokens, pad_token_id):
             values = policy(batch.to(device), {"rbf": branching_factor})
             for total, tokens in zip(sums, (values.entropy, values.quantities["rbf"], values.logp), strict=True):
                 total.index_add_(0, batch.row, tokens.double().cpu())

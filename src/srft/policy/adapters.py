@@ -68,8 +68,7 @@ def with_adapters(model: Any, lora: LoraSettings) -> Any:
     Raises:
         SrftError: peft is not installed.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise SrftError("LoRA needs the package peft", where="model.lora", fix="pip install 'srft[lora]'")
+    _check_peft("model.lora")
     from peft import LoraConfig, get_peft_model
 
     model.enable_input_require_grads()
@@ -109,9 +108,13 @@ def read_adapters(model: Any, folder: Path) -> None:
 
 def merged(model: Any, folder: Path) -> Any:
     """The model with the adapters in a folder added into its weights, all of them trainable."""
-    if importlib.util.find_spec("peft") is None:
-        raise SrftError("adapters need the package peft", where=str(folder), fix="pip install 'srft[lora]'")
+    _check_peft(str(folder))
     from peft import PeftModel
 
     whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return whole.requires_grad_(True)  # peft froze what the adapters stood on
+
+
+def _check_peft(where: str) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise SrftError("LoRA needs the package peft", where=where, fix="pip install 'srft[lora]'")

@@ -116,20 +116,22 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
 
 def whole_model(settings: ModelSettings) -> ModelSettings:
     """The settings of what holds the model's config and whole weights: themselves, or of what its adapters stand on."""
+    base = _adapters_base(settings)
+    return settings if base is None else whole_model(base)
+
+
+def _adapters_base(settings: ModelSettings) -> ModelSettings | None:
+    """The settings of what the model's adapters stand on; None where the model has whole weights."""
     folder = Path(resolve_path(settings.path))
-    if not has_adapters(folder):
-        return settings
-    return whole_model(settings.model_copy(update={"path": base_path(folder), "revision": None}))
+    return settings.model_copy(update={"path": base_path(folder), "revision": None}) if has_adapters(folder) else None
 
 
 def _load_whole(settings: ModelSettings, checkpoint: Path | None) -> Any:
     """The settings' model, or a checkpoint in its place; adapters are merged into what they stand on."""
     if checkpoint is not None and has_adapters(checkpoint):
         return merged(_load_whole(settings, base_in_run(checkpoint)), checkpoint)
-    folder = Path(resolve_path(settings.path))
-    if checkpoint is None and has_adapters(folder):
-        base = settings.model_copy(update={"path": base_path(folder), "revision": None})
-        return merged(_load_whole(base, None), folder)
+    if checkpoint is None and (base := _adapters_base(settings)):
+        return merged(_load_whole(base, None), Path(resolve_path(settings.path)))
     path = settings.path if checkpoint is None else str(checkpoint)
     source = _source(settings) if checkpoint is None else {"trust_remote_code": settings.trust_remote_code}
     config = change_config(_pretrained(AutoConfig, path, **source), settings)

@@ -85,8 +85,7 @@ def _check(tree: dict[str, Any], where: str) -> Recipe:
         raise SrftError("a stage has no stages of its own", where=where, fix="List them all under `stages`.")
     recipe = validated(Recipe, _apply_method(tree), where)
     check_options(recipe.loss, recipe.method.options)
-    replaced = recipe.rollout.demonstrations if recipe.rollout.demo_slots == "replace" else 0
-    if "demonstrations" in recipe.needs and recipe.rollout.n <= replaced:
+    if recipe.rollouts_per_prompt < 1:
         raise SrftError(
             f"demo_slots: replace leaves no rollout of n = {recipe.rollout.n}",
             where=f"{where}: rollout",

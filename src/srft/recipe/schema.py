@@ -114,12 +114,16 @@ class Recipe(Section):
         return (asked and self.data.selection is None) or strategy.reads_demonstrations
 
     @property
-    def sampling(self) -> SamplingParams:
-        """How a step's rollouts are drawn: n, less the demonstrations' places where these replace rollouts."""
+    def rollouts_per_prompt(self) -> int:
+        """n, less the demonstrations' places where these replace rollouts."""
         replaced = self.rollout.demonstrations if self.rollout.demo_slots == "replace" else 0
-        n = self.rollout.n - (replaced if "demonstrations" in self.needs else 0)
+        return self.rollout.n - (replaced if "demonstrations" in self.needs else 0)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How a step's rollouts are drawn."""
         values = {name: getattr(self.rollout, name) for name in SamplingParams.model_fields}
-        return SamplingParams(**values | {"n": n})
+        return SamplingParams(**values | {"n": self.rollouts_per_prompt})
 
     def to_yaml(self) -> str:
         """The whole recipe with its defaults."""

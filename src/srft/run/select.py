@@ -14,6 +14,7 @@ from srft.data.problem import Problem
 from srft.data.template import TEMPLATES
 from srft.data.tokenize import tokenize_problems
 from srft.errors import SrftError
+from srft.evaluation.token_statistics import TokenStatistics, measure_inputs
 from srft.policy.forward import Policy
 from srft.policy.load import ModelSettings, load_model, load_tokenizer, pad_token_id
 from srft.policy.micro_batch import ModelInput
@@ -25,17 +26,14 @@ from srft.rollout.response import Group
 from srft.run.plan import Plan, with_problems
 from srft.training.run_dir import RunDir
 from srft.training.selection import (
+    UNSCORED,
     Candidate,
-    SampleScore,
     needs_scores,
     read_selection,
-    score_samples,
     select,
     write_selection,
 )
 from srft.training.settings import SelectionSettings
-
-NO_LIMIT = 10**9  # tokens
 
 
 def with_selection(
@@ -67,14 +65,14 @@ def _candidates(
     max_tokens = plan.recipe.training.tokens_per_micro_batch
     with accelerator.autocast():
         responses = collector.sample(mine, params, purpose)
-        scores = [SampleScore()] * len(responses)
+        scores = [UNSCORED] * len(responses)
         if needs_scores(settings):
             inputs = [r.model_input(i) for i, r in enumerate(responses)]
-            scores = score_samples(policy, inputs, max_tokens, plan.pad_token_id)
+            scores = measure_inputs(policy, inputs, max_tokens, plan.pad_token_id)
     rows = [(r.group_id, r.text, r.is_correct, *astuple(s)) for r, s in zip(responses, scores, strict=True)]
     return [
-        Candidate(plan.prompts[group_id].problem, text, is_correct, SampleScore(entropy, branching))
-        for group_id, text, is_correct, entropy, branching in sorted(gather(accelerator, rows))
+        Candidate(plan.prompts[group_id].problem, text, is_correct, TokenStatistics(*means))
+        for group_id, text, is_correct, *means in sorted(gather(accelerator, rows))
     ]
 
 
@@ -89,7 +87,7 @@ def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None
     if not rows:
         raise SrftError("no saved rollouts", where=f"{run.path}/rollouts", fix="Name the directory of a run with RL.")
     problems = [Problem(_prompt(row["prompt"]), row["answer"]) for row in rows]
-    scores = [SampleScore()] * len(rows)
+    scores = [UNSCORED] * len(rows)
     if needs_scores(settings):
         scores = _scores_of_saved(run, rows, problems, model)
     return [
@@ -100,7 +98,7 @@ def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None
 
 def _scores_of_saved(
     run: RunDir, rows: Sequence[dict[str, Any]], problems: Sequence[Problem], model: str | None
-) -> list[SampleScore]:
+) -> list[TokenStatistics]:
     recipe = load_recipe(run.path / "recipe.yaml")
     source = ModelSettings(path=model or str(run.checkpoint))
     tokenizer = load_tokenizer(source)
@@ -108,8 +106,8 @@ def _scores_of_saved(
         problems,
         tokenizer,
         template=TEMPLATES[recipe.data.template],
-        max_prompt_length=NO_LIMIT,
-        max_response_length=NO_LIMIT,
+        max_prompt_length=None,
+        max_response_length=None,
     ).prompts
     inputs = []
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
@@ -118,7 +116,7 @@ def _scores_of_saved(
         inputs.append(ModelInput(prompt.token_ids, response_ids, i, recipe.rollout.temperature))
     policy = for_inference(Policy(load_model(source)), "fp32")
     max_tokens = recipe.training.tokens_per_micro_batch
-    return score_samples(policy, inputs, max_tokens, pad_token_id(tokenizer))
+    return measure_inputs(policy, inputs, max_tokens, pad_token_id(tokenizer))
 
 
 def _prompt(value: Any) -> Any:

@@ -158,8 +158,7 @@ class Loop:
             return
         number = self.span.first_step + step
         began = time.perf_counter()
-        with self.accelerator.autocast():
-            results = self.evaluator.run(self.run_dir.evaluation(number))
+        results = self.evaluator.run(self.run_dir.evaluation(number))
         seconds = time.perf_counter() - began
         rows = [{"step": number, "benchmark": name, **scores, "seconds": seconds} for name, scores in results.items()]
         for row in rows:

@@ -143,13 +143,12 @@ class TokenSums:
         for name, function in _OF_TOKENS.items():
             if (values := function(t, sampler_logprobs)) is not None:
                 self._add(name, float(values.detach().sum()), len(values))
+                if name == SAMPLER_GAP and len(values):
+                    self._largest_gap = max(self._largest_gap, float(values.max()))
         for name, (total, count) in (t.record or {}).items():
             self._add(name if "/" in name else f"method/{name}", float(total), count)
         if weight is not None and (sampled := ~torch.isnan(sampler_logprobs)).any():
             self._add(IMPORTANCE_RATIO, float(weight[sampled].sum()), int(sampled.sum()))
-        gap = _sampler_gap(t, sampler_logprobs)
-        if gap is not None and len(gap):
-            self._largest_gap = max(self._largest_gap, float(gap.max()))
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """The update's metrics, the same on every rank."""

@@ -13,24 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from srft.data.files import write_rows
 from srft.data.load import load_problems
 from srft.data.problem import Problem
 from srft.errors import SrftError
-from srft.objective import branching_factor
-from srft.policy.micro_batch import ModelInput, make_micro_batches
+from srft.evaluation.token_statistics import TokenStatistics
 from srft.seed import derive_seed
 from srft.training.settings import SelectionSettings
 
-
-@dataclass(frozen=True)
-class SampleScore:
-    """Means over a response's tokens: entropy (nats) and rollout branching factor (tokens)."""
-
-    entropy: float = 0.0
-    branching: float = 0.0
+UNSCORED = TokenStatistics()
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Candidate:
     problem: Problem
     text: str
     is_correct: bool
-    score: SampleScore = SampleScore()
+    score: TokenStatistics = UNSCORED
 
 
 def select(candidates: Sequence[Candidate], how: SelectionSettings, seed: int) -> list[Problem]:
@@ -73,7 +64,7 @@ def select(candidates: Sequence[Candidate], how: SelectionSettings, seed: int) -
             for good, bad in zip(right, wrong, strict=False)
         ]
         if how.keep in ("entropy", "rbf", "noise+rbf"):
-            by = "entropy" if how.keep == "entropy" else "branching"
+            by = "entropy" if how.keep == "entropy" else "rbf"
             right.sort(key=lambda c: -getattr(c.score, by))
             right = right[: math.ceil(how.top * len(right))]
         chosen += right
@@ -95,21 +86,6 @@ def select(candidates: Sequence[Candidate], how: SelectionSettings, seed: int) -
 def needs_scores(how: SelectionSettings) -> bool:
     """Whether samples must be scored by entropy and branching factor first."""
     return how.keep in ("entropy", "rbf", "noise+rbf")
-
-
-@torch.no_grad()
-def score_samples(policy: Any, inputs: Sequence[ModelInput], max_tokens: int, pad_token_id: int) -> list[SampleScore]:
-    """The scores of each input's response; the inputs are numbered from 0 by `row`."""
-    policy.eval()
-    device = next(policy.parameters()).device
-    sums = torch.zeros(len(inputs), 2, dtype=torch.float64)
-    for batch in make_micro_batches(inputs, max_tokens, pad_token_id):
-        values = policy(batch.to(device), {"rbf": branching_factor})
-        both = torch.stack([values.entropy.double(), values.quantities["rbf"].double()], 1).cpu()
-        sums.index_add_(0, batch.row, both)
-    ordered = sorted(inputs, key=lambda x: x.row)
-    lengths = torch.tensor([[len(x.response_ids)] for x in ordered]).clamp(min=1)
-    return [SampleScore(float(h), float(b)) for h, b in sums / lengths]
 
 
 def write_selection(path: Path, problems: Sequence[Problem]) -> None:
