@@ -1,5 +1,5 @@
-"""What `against_trl.py` gives its contenders and gets from them, and the first of them: srft's own loop. Each is a process
-that makes a step when it is told to, and has its own high-water mark of memory."""
+"""What `against_trl.py` gives its contenders and gets from them, and the first of them: srft's own loop. Each is a
+process that makes a step when it is told to, and has its own high-water mark of memory."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from srft.objective.advantage import (
     ppl_shaping,
     right_rollouts,
 )
+from srft.objective.coefficients import coefficients
 from srft.objective.methods.mixed import sft_rl
 from srft.objective.methods.rl import grpo
 from srft.objective.methods.sft import sft
@@ -29,7 +30,7 @@ from srft.objective.vocabulary import Quantity, branching_factor
 
 __all__ = [
     "Method", "Need", "Quantity", "Responses", "Terms", "Tokens", "aggregate", "branching_factor", "clipped",
-    "entropy_weight", "gae", "get_method", "group_advantage", "grpo", "kl", "leave_one_out", "luffy_shaping",
-    "mean_entropy", "method", "methods", "nll", "policy_gradient", "position_shaping", "ppl_shaping", "response_mean",
-    "right_rollouts", "sft", "sft_rl", "srft",
+    "coefficients", "entropy_weight", "gae", "get_method", "group_advantage", "grpo", "kl", "leave_one_out",
+    "luffy_shaping", "mean_entropy", "method", "methods", "nll", "policy_gradient", "position_shaping", "ppl_shaping",
+    "response_mean", "right_rollouts", "sft", "sft_rl", "srft",
 ]  # fmt: skip
