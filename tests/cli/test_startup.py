@@ -24,7 +24,16 @@ def imported(statement: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["grade", "--help"], ["recipes"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["plan", "--help"],
+        ["eval", "--help"],
+        ["grade", "--help"],
+        ["recipes"],
+    ],
 )
 def test_nothing_heavy_is_imported_for_help_and_lists(words: list[str]) -> None:
     statement = f"import srft.cli; sys.argv = ['srft', *{words!r}]; srft.cli.main()"

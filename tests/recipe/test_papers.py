@@ -14,8 +14,8 @@ from srft.policy.load import ModelSettings, load_config
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
-from srft.run.estimate import count_parameters
 from srft.run.plan import make_plan
+from srft.run.sizing.shape import count_parameters
 from srft.verify import Verifier
 
 NAMES = list(list_recipes())

@@ -16,7 +16,7 @@ from srft.objective.registry import Method
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
-from srft.run import estimate
+from srft.run.sizing import hardware
 from srft.run.train import Run, train
 from tests.helpers import weights
 from tests.objective.steps import measured, micro_batch, policy, random_step
@@ -27,7 +27,7 @@ QUICK = [name for name in list_recipes() if name.startswith("quickstart")]
 @pytest.fixture(autouse=True)
 def _no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans measure the machine's speed; nothing here reads it."""
-    monkeypatch.setattr(estimate, "_flops_per_second", lambda: 1e12)
+    monkeypatch.setattr(hardware, "measured_rates", lambda: (1e12, 1e11))
 
 
 def tiny(name: str, *changes: str) -> Recipe:

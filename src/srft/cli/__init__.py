@@ -11,6 +11,7 @@ import typer
 from srft.cli.app import Command, Group
 from srft.cli.evaluate import EvalCommand, alignment_tax, contamination, evaluate, judge
 from srft.cli.grade import grade
+from srft.cli.plan import plan
 from srft.cli.recipes import methods, recipes
 from srft.cli.select import select
 from srft.cli.train import train
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 # Typer cuts a docstring's first sentence after 45 characters, so each has its line for `srft --help`.
 app.command(cls=Command, short_help="Train as a recipe says")(train)
+app.command(cls=Command, short_help="Memory, time and cost on any hardware")(plan)
 app.command(cls=Command, short_help="List the packaged recipes, show or copy one")(recipes)
 app.command(cls=Command, short_help="List the methods and their options")(methods)
 app.command(cls=Command, short_help="Select demonstrations or pairs from a run's rollouts")(select)

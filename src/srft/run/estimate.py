@@ -1,91 +1,144 @@
-"""Memory, disk and time of a run, from the model's config alone."""
+"""Memory, disk and time of a run on some hardware, and what to change where it does not fit."""
 
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import psutil
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from typing import Any, cast
 
 from srft.errors import SrftError
+from srft.recipe.schema import Recipe
 from srft.run.plan import Plan
+from srft.run.sizing.advice import advise, fits, holds_a_response, room
+from srft.run.sizing.hardware import Device, this_machine
+from srft.run.sizing.memory import disk, main_memory, memory, peak
+from srft.run.sizing.setup import Engine, Evaluation, Lengths, Setup, make_setup
+from srft.run.sizing.shape import config_for_plan, shape_of
+from srft.run.sizing.step_time import evaluation_seconds, run_seconds, step_seconds
+
+HUB_PROBLEMS = 500  # taken for an evaluation whose data was not read, as MATH-500 has
 
 
 @dataclass(frozen=True)
-class Size:
-    """What a run takes of one process: bytes of memory by part, bytes of checkpoints, seconds."""
+class Estimate:
+    """What one stage of a run takes of each training process."""
 
-    parameters: int
-    trainable: int
-    memory: dict[str, float]
-    disk: float
-    seconds: float
+    setup: Setup
+
+    @cached_property
+    def memory(self) -> dict[str, dict[str, float]]:
+        """Bytes by part in each phase of a step."""
+        return memory(self.setup)
 
     @property
-    def total_memory(self) -> float:
-        """Bytes."""
-        return sum(self.memory.values())
+    def needed(self) -> float:
+        """Bytes of the phase that needs most."""
+        return peak(self.memory)[1]
+
+    @property
+    def fits(self) -> bool:
+        """On the device."""
+        return fits(self.setup)
+
+    @property
+    def disk(self) -> float:
+        """Bytes of checkpoints, over all processes."""
+        return disk(self.setup)
+
+    @cached_property
+    def step(self) -> dict[str, float]:
+        """Seconds of a step by part."""
+        return step_seconds(self.setup)
+
+    @property
+    def hours(self) -> float:
+        """Of the stage: steps, evaluations, selection."""
+        return run_seconds(self.setup) / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all its devices."""
+        return self.hours * self.setup.ranks
+
+    def to_json(self) -> dict[str, Any]:
+        """Bytes, seconds and hours as numbers."""
+        setup = self.setup
+        return {
+            "device": setup.device.name,
+            "devices": setup.ranks,
+            "parameters": setup.shape.parameters,
+            "trainable": setup.shape.trainable,
+            "sharded": setup.shard,
+            "engine": setup.engine if setup.samples else None,
+            "lengths": setup.lengths.origin,
+            "memory_bytes": self.memory,
+            "needed_bytes": self.needed,
+            "available_bytes": room(setup),
+            "main_memory_bytes": main_memory(setup),
+            "disk_bytes": self.disk,
+            "fits": self.fits,
+            "advice": str(advise(setup)) if not self.fits else None,
+            "step_seconds": self.step,
+            "evaluation_seconds": evaluation_seconds(setup),
+            "steps": setup.steps,
+            "hours": self.hours if setup.steps else None,
+            "device_hours": self.gpu_hours if setup.steps else None,
+        }
 
 
-def estimate(plan: Plan) -> Size:
-    """Memory, disk and time from the config alone. A guide: activations are counted at 20 floats a token, layer and
-    hidden unit (2 with gradient checkpointing), time at this machine's measured matrix-product speed."""
-    recipe, text = plan.recipe, plan.config.get_text_config()
-    parameters = count_parameters(plan.config)
-    lora, layers, hidden = recipe.model.lora, text.num_hidden_layers, text.hidden_size
-    trainable = min(parameters, 14 * layers * hidden * lora.rank) if lora else parameters
-    rollout, tokens = recipe.rollout, recipe.training.tokens_per_micro_batch
-    needs = recipe.needs
-    lengths = [len(p.token_ids) for p in plan.prompts]
-    demo_lengths = [len(d.token_ids) for p in plan.prompts for d in p.demonstrations] or [0]
-    prompt, demo = sum(lengths) / len(lengths), sum(demo_lengths) / len(demo_lengths)
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
-    rows = min(rollout.max_batch or 256, recipe.training.prompts_per_step * rollout.n)
-    cached = rows * (max(lengths) + rollout.max_response_length) * layers * heads * head * 2
-    precise = recipe.training.precision == "fp32" or not torch.cuda.is_available()
-    width = 4 if precise else 2
-    memory = {
-        "weights": 4.0 * parameters,
-        "gradients and optimizer": 12.0 * trainable,
-        "reference": 4.0 * parameters if needs & {"reference", "reference_distribution", "preferences"} else 0.0,
-        "critic or reward model": 16.0 * parameters if needs & {"critic", "reward_model"} else 0.0,
-        "activations": width * tokens * layers * hidden * (2.0 if recipe.model.gradient_checkpointing else 20.0),
-        "vocabulary chunk": 4 * 3.0 * 1024 * text.vocab_size,
-        "rollout cache": float(width * cached) if "rollouts" in needs else 0.0,
-    }
-    response = demo if demo else rollout.max_response_length / 2
-    sampled = rollout.n * response if "rollouts" in needs else 0.0
-    trained = sampled + rollout.n * prompt * bool(sampled) + (prompt + demo) * ("demonstrations" in needs)
-    flops = plan.recipe.training.prompts_per_step * (6 * trained + 4 * sampled) * parameters
-    disk = (4.0 * parameters + 8.0 * trainable) * (recipe.training.keep_checkpoints + 1)
-    return Size(parameters, trainable, memory, disk, plan.steps * flops / _flops_per_second())
+def estimate(plan: Plan, processes: int = 1) -> Estimate:
+    """What a plan takes of each of the processes on this machine."""
+    recipe = plan.recipe
+    demonstrations = [len(d.token_ids) for p in plan.prompts for d in p.demonstrations]
+    prompts = [len(p.token_ids) for p in plan.prompts]
+    lengths = Lengths.measured(prompts, demonstrations, recipe.rollout.max_response_length)
+    evaluations = tuple(Evaluation(len(t.groups), t.params.n, t.params.max_response_length) for t in plan.evaluations)
+    device = this_machine(processes)
+    engine = cast(Engine, recipe.rollout.resolve())
+    shape = shape_of(plan.config, recipe.model.lora)
+    return Estimate(make_setup(recipe, shape, lengths, device, ranks=processes, engine=engine, evaluations=evaluations))
 
 
-def count_parameters(config: PretrainedConfig) -> int:
-    """Parameters of a model of this config, without allocating any."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    model.tie_weights()
-    return sum(p.numel() for p in model.parameters())
+def estimate_on(recipe: Recipe, lengths: Lengths, device: Device, devices: int = 1, verl: bool = False) -> Estimate:
+    """What a recipe (or one of its stages) takes on hardware that need not be here.
+
+    Raises:
+        SrftError: the model's config is neither in a folder, nor in the local cache, nor known by name.
+    """
+    asked = recipe.rollout.engine
+    engine: Engine = "vllm" if verl or (asked == "auto" and device.is_gpu) else "transformers"
+    if asked != "auto" and not verl:
+        engine = cast(Engine, asked)
+    settings = recipe.evaluation
+    n, limit = settings.sampling.n or 1, settings.sampling.max_response_length or recipe.rollout.max_response_length
+    limits = [part.limit or settings.limit or HUB_PROBLEMS for part in settings.sets.values()]
+    limits += [settings.limit or HUB_PROBLEMS for _ in settings.benchmarks]
+    evaluations = tuple(Evaluation(problems, n, limit) for problems in limits)
+    shape = shape_of(config_for_plan(recipe.model), recipe.model.lora)
+    return Estimate(
+        make_setup(
+            recipe, shape, lengths, device, ranks=devices, engine=engine, evaluations=evaluations, verl=verl
+        )
+    )  # fmt: skip
 
 
-def check_size(size: Size, out: Path, processes: int = 1) -> None:
-    """Raises SrftError where memory or disk will not do."""
-    if torch.cuda.is_available():
-        free, kind = float(torch.cuda.mem_get_info()[0]), "of GPU memory"
-    else:
-        free, kind = psutil.virtual_memory().available / processes, "of memory"
-    if size.total_memory > free:
+def check_size(size: Estimate, out: Path) -> None:
+    """Raises SrftError where the memory of a process or the disk will not do."""
+    setup = size.setup
+    kind = "of GPU memory" if setup.device.is_gpu else "of memory"
+    if not holds_a_response(setup):
         raise SrftError(
-            f"the run needs about {gib(size.total_memory)} {kind} per process, {gib(free)} are free",
+            f"vLLM's {gib(setup.gpu_memory * setup.device.memory)} do not hold the model and its longest response",
+            where="rollout.vllm.gpu_memory",
+            fix=str(advise(setup)),
+        )
+    if not size.fits:
+        raise SrftError(
+            f"the run needs about {gib(size.needed)} {kind} per process, {gib(room(setup))} are free",
             where="model.path",
-            fix="Take a smaller model, model.lora, model.gradient_checkpointing: true, "
-            "or lower training.tokens_per_micro_batch or rollout.max_batch.",
+            fix=str(advise(setup)),
         )
     folder = next(p for p in (out, *out.absolute().parents) if p.exists())
     if size.disk > (space := shutil.disk_usage(folder).free):
@@ -97,16 +150,5 @@ def check_size(size: Size, out: Path, processes: int = 1) -> None:
 
 
 def gib(size: float) -> str:
+    """Bytes for a reader."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
-
-
-def _flops_per_second() -> float:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.randn(1024, 1024, device=device, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
-    for _ in range(3):
-        x @ x
-    began, n = time.perf_counter(), 20
-    for _ in range(n):
-        y = x @ x
-    float(y.sum())
-    return 0.35 * n * 2 * 1024**3 / (time.perf_counter() - began)  # what a training step reaches of it, roughly

@@ -11,8 +11,9 @@ from rich.syntax import Syntax
 
 from srft.errors import SrftError
 from srft.recipe.schema import Recipe
-from srft.run.estimate import check_size, estimate, gib
+from srft.run.estimate import check_size, estimate
 from srft.run.plan import make_plan
+from srft.run.report import show_estimate
 from srft.verify.verifier import Verifier
 
 
@@ -61,11 +62,7 @@ def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Co
         text = plan.tokenizer.decode(first.demonstrations[0].token_ids)
         console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
     console.rule("estimate")
-    console.print(f"{size.parameters / 1e6:.1f} M parameters, {size.trainable / 1e6:.1f} M of them trained")
-    parts = ", ".join(f"{part} {gib(amount)}" for part, amount in size.memory.items() if amount)
-    console.print(f"memory per process about {gib(size.total_memory)}: {parts}")
-    console.print(f"checkpoints up to {gib(size.disk)}")
-    console.print(f"{plan.steps} steps, about {size.seconds / 60:.1f} minutes on this machine (a rough guide)")
+    show_estimate(size, console)
     try:
         check_size(size, out or Path("runs"))
     except SrftError as error:

@@ -110,7 +110,7 @@ def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifi
     plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
     _check_adapters(plans)
     for plan in plans:
-        check_size(estimate(plan), run_dir.path, accelerator.num_processes)
+        check_size(estimate(plan, accelerator.num_processes), run_dir.path)
     return plans
 
 

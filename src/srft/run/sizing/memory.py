@@ -1,0 +1,151 @@
+"""Memory of one training process by part, in the phases of a step.
+
+A part is counted from what the code keeps: weights, gradients and AdamW's moments in float32; the tensors that each
+layer of a transformers model saves for the backward pass; the logits of one chunk of the head. docs/planning.md
+compares it with allocations traced through the same code.
+"""
+
+from __future__ import annotations
+
+from srft.policy.forward import CHUNK
+from srft.run.sizing.hardware import GB
+from srft.run.sizing.setup import MASTER, Setup
+
+LOGITS = 5.5  # float32 copies of a chunk's logits that forward and backward hold at once, traced
+ENGINE_OVERHEAD = 2 * GB  # of vLLM: workspace and CUDA graphs, beside weights and cache
+RUNTIME = 1 * GB  # of a GPU: the CUDA context and NCCL's buffers
+LIBRARIES = 0.5 * GB  # of a process on a CPU: Python, torch, transformers and the data, measured
+
+Parts = dict[str, float]
+
+
+def memory(setup: Setup) -> dict[str, Parts]:
+    """Bytes by part in each phase of a step; the largest phase is what a process needs."""
+    held, state = _frozen(setup), _state(setup)
+    update = held | state | {"activations": activations(setup), "logits of a chunk": _logits(setup)}
+    update |= {"weights in bf16": _cast_weights(setup)} if setup.bf16 else {}
+    phases = {"update": update}
+    if setup.device.is_gpu and not setup.offload:
+        # AdamW over all tensors at once (foreach) makes one more copy of what it updates.
+        phases["optimizer step"] = held | state | {"optimizer's workspace": MASTER * _trained(setup) / setup.shards}
+    if setup.samples:
+        sampling = held | {k: v for k, v in state.items() if k != "gradients"} | _sampler(setup)
+        phases = {"sampling": sampling, **phases}
+        if setup.engine == "vllm" and not setup.sleep:
+            for parts in phases.values():
+                parts["vLLM"] = engine_memory(setup)
+        if setup.engine == "transformers" and setup.shard:
+            for parts in phases.values():
+                parts["copy for sampling"] = float(setup.width * setup.shape.parameters)
+    return {phase: {part: size for part, size in parts.items() if size} for phase, parts in phases.items()}
+
+
+def peak(phases: dict[str, Parts]) -> tuple[str, float]:
+    """The phase that needs most, and its bytes."""
+    return max(((phase, sum(parts.values())) for phase, parts in phases.items()), key=lambda x: x[1])
+
+
+def main_memory(setup: Setup) -> float:
+    """Bytes of the machine's main memory for one process's offloaded state and for a sleeping engine's weights."""
+    asleep = 2.0 * setup.shape.parameters / setup.tensor_parallel if setup.sleep and setup.engine == "vllm" else 0.0
+    return asleep + (setup.state / setup.shards if setup.offload else 0.0)
+
+
+def disk(setup: Setup) -> float:
+    """Bytes of the checkpoints kept and of the one being written: weights and moments."""
+    size = MASTER * setup.shape.parameters + 2 * MASTER * setup.optimizers * setup.shape.trainable
+    return float(size + setup.networks * 3 * MASTER * setup.shape.parameters) * (setup.keep_checkpoints + 1)
+
+
+def activations(setup: Setup) -> float:
+    """What a micro-batch keeps for the backward pass. With gradient checkpointing each layer keeps its input alone, and
+    one layer at a time all of it. A critic or a reward model keeps as much as the policy."""
+    shape, w = setup.shape, setup.width
+    # Two norms in float32 with their input and its scaled form; their outputs, cast for each of five projections.
+    norms = (16 + 10 if setup.bf16 else 16 + 8) * shape.hidden
+    attention = 4 * w * shape.query  # queries, keys and values of every head, the output
+    normed = (6 if setup.bf16 else 8) * (shape.query + shape.key_value) if shape.query_norm else 0
+    mask = 0 if setup.flash else w * setup.longest
+    layer = norms + attention + normed + 4 * w * shape.intermediate + mask
+    if setup.gradient_checkpointing:
+        kept = shape.layers * MASTER * shape.hidden + layer + 2 * w * shape.intermediate
+    else:  # with the ends of the model, and the workspace of the backward pass
+        kept = shape.layers * layer + 13 * shape.hidden + 3 * w * shape.intermediate
+    return float((1 + setup.networks) * kept * setup.micro_batch)
+
+
+def engine_memory(setup: Setup) -> float:
+    """Bytes that vLLM takes of a GPU while it samples."""
+    if not setup.device.is_gpu:
+        return 4.0 * setup.shape.parameters + 2**30  # its weights and the cache that we give it on a CPU
+    return setup.gpu_memory * setup.device.memory
+
+
+def rows_at_once(setup: Setup, prompt: float, response: float) -> int:
+    """Responses that one engine decodes together: as many as its cache holds, up to its own limit; below 1 the longest
+    does not fit."""
+    shape, tokens = setup.shape, prompt + response / 2
+    if setup.engine == "transformers":
+        return min(setup.max_batch or 256, max(1, setup.prompts_per_step * setup.n // setup.ranks))
+    memory = engine_memory(setup) if setup.engine == "vllm" else 0.9 * setup.device.memory
+    free = setup.tensor_parallel * (memory - ENGINE_OVERHEAD) - 2.0 * shape.parameters
+    if free < 2.0 * shape.cache * (setup.max_prompt_length + setup.max_response_length):
+        return 0
+    own = 1024 if setup.device.memory > 70 * 2**30 and "a100" not in setup.device.name else 256  # vLLM's default
+    return int(min(free / (2.0 * shape.cache * tokens), setup.max_batch or own))
+
+
+def _trained(setup: Setup) -> float:
+    """Parameters that optimizers update."""
+    return setup.optimizers * setup.shape.trainable + setup.networks * setup.shape.parameters
+
+
+def _state(setup: Setup) -> Parts:
+    """Weights, gradients and moments of what is trained; nothing where they are offloaded but one layer at a time."""
+    if setup.offload:
+        return {}
+    shape, extra = setup.shape, setup.networks * setup.shape.parameters
+    moments = 2 * MASTER * (setup.optimizers * shape.trainable + extra)
+    return {
+        "weights": MASTER * (shape.parameters + extra) / setup.shards,
+        "gradients": MASTER * (shape.trainable + extra) / setup.shards,
+        "optimizer": moments / setup.shards,
+    }
+
+
+def _frozen(setup: Setup) -> Parts:
+    """What stays all the time."""
+    reference = 0 if setup.offload else MASTER * setup.reference * setup.shape.parameters / setup.shards
+    own = {"CUDA": RUNTIME} if setup.device.is_gpu else {"Python and libraries": LIBRARIES}
+    return own | {"reference": reference}
+
+
+def _cast_weights(setup: Setup) -> float:
+    """Weights in bf16: two layers and the ends of the model where they are gathered or recomputed layer by layer, else
+    all of them, which the backward pass keeps."""
+    shape, networks = setup.shape, 1 + setup.networks
+    layers = min(2, shape.layers) if setup.shard or setup.gradient_checkpointing else shape.layers
+    return 2.0 * networks * (layers * shape.layer + shape.outside_layers)
+
+
+def _logits(setup: Setup) -> float:
+    tokens = min(CHUNK, setup.micro_batch)
+    copies = LOGITS + (2 if setup.frozen_in_update else 0)
+    return 4.0 * copies * tokens * setup.shape.vocabulary
+
+
+def _sampler(setup: Setup) -> Parts:
+    """While responses are drawn."""
+    shape = setup.shape
+    if setup.engine == "server":
+        return {}
+    if setup.engine == "vllm":
+        return {"vLLM": engine_memory(setup)}
+    rows = rows_at_once(setup, 0, 0)
+    cache = setup.width * rows * shape.cache * setup.longest
+    cast = 2.0 * shape.parameters if setup.bf16 and not setup.shard else 0.0
+    return {
+        "key-value cache": float(cache),
+        "weights in bf16": cast,
+        "logits of a batch": 12.0 * rows * shape.vocabulary,
+    }
