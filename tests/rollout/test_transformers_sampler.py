@@ -10,15 +10,19 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from srft.errors import SrftError
 from srft.policy.forward import Policy
 from srft.policy.load import ModelSettings, load_model
+from srft.rollout.attention import cpu_decoding
+from srft.rollout.cache import RowCache, rows_of
+from srft.rollout.draw import draw, uniforms
 from srft.rollout.engine import SamplerSettings, make_sampler
 from srft.rollout.sampler import Sample, SampleRequest, SamplingParams
 from srft.rollout.samplers import samplers
-from srft.rollout.samplers.transformers import TransformersSampler, _uniforms, draw
+from srft.rollout.samplers.transformers import TransformersSampler, _Batch
 
 SIZE = {
     "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -48,10 +52,10 @@ def build(name: str) -> Any:
 def naive(
     model: Any, prompt: list[int], seed: int, member: int, steps: int, temperature: float, top_p: float
 ) -> Sample:
-    uniforms, ids, logps = _uniforms(seed, member, steps), [], []
+    numbers, ids, logps = uniforms(seed, member, steps), [], []
     for step in range(steps):
         logits = model(input_ids=torch.tensor([prompt + ids])).logits[:, -1]
-        token, logp = draw(logits, uniforms[step : step + 1], temperature, top_p)
+        token, logp = draw(logits, numbers[step : step + 1], temperature, top_p)
         ids.append(int(token))
         logps.append(float(logp))
         if ids[-1] in STOP:
@@ -80,14 +84,111 @@ def test_samples_are_the_naive_ones(name: str, temperature: float, top_p: float)
             assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
 
 
-def test_draws_do_not_depend_on_the_batch() -> None:
-    model = build("qwen2")
+@torch.no_grad()
+def rescored(model: Any, prompt: list[int], sample: Sample) -> list[float]:
+    """The log-probs of a sample by one pass over it, without a cache."""
+    logits = model(input_ids=torch.tensor([prompt + sample.token_ids])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, torch.tensor(sample.token_ids)[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "mistral-window"])
+@pytest.mark.parametrize("look_every", [1, 5])  # as on a CPU, as on a GPU
+def test_draws_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch, name: str, look_every: int) -> None:
+    """Nor on when a row was admitted, or on whose place it took."""
+    model = build(name)
     params, asked = SamplingParams(n=5, max_response_length=12), requests(1, 2, 3)
-    whole = TransformersSampler(model, 0, STOP).sample(asked, params)
-    small = TransformersSampler(model, 0, STOP, max_batch=2).sample(asked, params)
     alone = [TransformersSampler(model, 0, STOP).sample([request], params)[0] for request in asked]
-    tokens = [[[s.token_ids for s in group] for group in groups] for groups in (whole, small, alone)]
-    assert tokens[0] == tokens[1] == tokens[2]
+    assert len({len(s.token_ids) for group in alone for s in group}) > 2  # rows leave at several times
+    init = _Batch.__init__
+
+    def look_seldom(self: _Batch, *arguments: Any) -> None:
+        init(self, *arguments)
+        self.look_every = look_every
+
+    monkeypatch.setattr(_Batch, "__init__", look_seldom)
+    for max_batch in (1, 2, 7, 256):
+        groups = TransformersSampler(model, 0, STOP, max_batch).sample(asked, params)
+        for prompt, group, lone in zip(PROMPTS, groups, alone, strict=True):
+            for sample, expected in zip(group, lone, strict=True):
+                assert (sample.token_ids, sample.truncated) == (expected.token_ids, expected.truncated)
+                assert sample.logprobs == pytest.approx(rescored(model, prompt, sample), abs=1e-4)
+
+
+def test_the_batch_stays_full_while_prompts_wait() -> None:
+    model, rows = build("qwen2"), []
+    model.register_forward_hook(
+        lambda module, args, kwargs, out: rows.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    asked = [SampleRequest(PROMPTS[i % 3], i) for i in range(30)]
+    groups = TransformersSampler(model, 0, STOP, max_batch=4).sample(asked, SamplingParams(n=1, max_response_length=12))
+    decoded = [shape[0] for shape in rows if shape[1] == 1 and shape[0] > 0]
+    tokens = sum(len(group[0].token_ids) for group in groups)
+    assert max(decoded) == 4
+    assert len(decoded) < 1.4 * tokens / 4
+
+
+@pytest.mark.parametrize("name", ["qwen2", "lfm2-recurrent"])
+def test_long_responses_of_unlike_prompts_are_what_the_model_says(name: str) -> None:
+    """The cache grows several times, and is closed up while it does."""
+    model = build(name)
+    asked = [SampleRequest([5 + i] * (1 + 20 * i), i) for i in range(6)]
+    sampler = TransformersSampler(model, 0, {2}, max_batch=8)
+    groups = sampler.sample(asked, SamplingParams(n=3, max_response_length=100))
+    sizes = [
+        len(request.prompt_ids) + len(s.token_ids) for request, group in zip(asked, groups, strict=True) for s in group
+    ]
+    assert max(sizes) > 150 > 20 > min(sizes)
+    for request, group in zip(asked, groups, strict=True):
+        for sample in group:
+            expected = rescored(model, list(request.prompt_ids), sample)
+            assert sample.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_prompt_is_no_sample() -> None:
+    assert TransformersSampler(build("qwen2"), 0, STOP).sample([], SamplingParams(n=2)) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_models_of_plain_attention_are_decoded_in_place(name: str) -> None:
+    model = build(name)
+    prompts = model(torch.tensor([[5, 6]]), use_cache=True).past_key_values
+    assert isinstance(rows_of(model, prompts), RowCache) == (name in ("qwen2", "llama"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoding_attention_is_sdpa(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (
+        torch.randn(3, heads, length, 8, generator=generator).to(dtype) for heads, length in ((6, 1), (2, 20), (2, 20))
+    )
+    hidden = torch.arange(12) > torch.tensor([3, 11, 0])[:, None]
+    mask = torch.zeros(3, 12, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)[:, None, None]
+    got, _ = cpu_decoding(None, query, keys[:, :, :12], values[:, :, :12], mask, scaling=0.3)
+    repeated = (x[:, :, :12].repeat_interleave(3, 1).double() for x in (keys, values))
+    expected = scaled_dot_product_attention(query.double(), *repeated, attn_mask=mask.double(), scale=0.3)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got.double(), expected.transpose(1, 2), atol=tolerance, rtol=tolerance)
+
+
+def test_the_attention_is_the_models_own_afterwards() -> None:
+    model = build("qwen2")
+    sampler = TransformersSampler(model, 0, STOP)
+    sampler.sample(requests(1, 2, 3), SamplingParams(n=2, max_response_length=3))
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(IndexError):
+        sampler.sample([SampleRequest([10**6], 1)], SamplingParams(n=2, max_response_length=3))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_under_autocast_log_probs_are_the_trainers() -> None:
+    model = build("qwen2")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        groups = TransformersSampler(model, 0, STOP).sample(
+            requests(1, 2, 3), SamplingParams(n=4, max_response_length=20)
+        )
+        for prompt, group in zip(PROMPTS, groups, strict=True):
+            for sample in group:
+                assert sample.logprobs == pytest.approx(rescored(model, prompt, sample), abs=0.02)
 
 
 def test_greedy_is_generates() -> None:
@@ -107,6 +208,22 @@ def test_frequencies_are_the_probabilities() -> None:
     torch.testing.assert_close(logp.exp(), expected[token])
     kept, _ = draw(logits, uniform, 0.9, 0.7)
     assert set(kept.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_draws_of_a_large_vocabulary_are_the_inverse_of_its_distribution(top_p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(50, 3001, generator=generator)
+    uniform = torch.rand(50, dtype=torch.float64, generator=generator)
+    token, logp = draw(logits, uniform, 0.8, top_p)
+    prob = (logits.double() / 0.8).softmax(-1)
+    torch.testing.assert_close(logp.double(), prob.log().gather(1, token[:, None])[:, 0], atol=1e-5, rtol=0)
+    for row in range(50):
+        order = prob[row].argsort(descending=True)
+        kept = order[: int((prob[row, order].cumsum(0) < top_p).sum()) + 1]
+        chosen = torch.zeros(3001, dtype=torch.float64).index_copy(0, kept, prob[row, kept])
+        reached = chosen.cumsum(0) / chosen.sum()
+        assert int(token[row]) == int((reached <= uniform[row]).sum())
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.0])
@@ -156,7 +273,7 @@ def test_a_policys_sampler_stops_where_its_model_and_tokenizer_do(tokenizer: Any
         SamplerSettings(engine="transformers", max_batch=3), policy, settings, tokenizer, max_model_len=64
     )
     assert isinstance(sampler, TransformersSampler)
-    assert sampler.stop.tolist() == sorted({7, 9, tokenizer.eos_token_id})
+    assert sampler.stop_token_ids == {7, 9, tokenizer.eos_token_id}
     assert sampler.max_batch == 3
     policy.sync(sampler)  # it samples from the policy itself: nothing to copy
     sampler.close()

@@ -1,27 +1,42 @@
-"""Rollouts by transformers itself, from the live policy: each prompt is read once for its whole group, and rows that
-have finished leave the batch."""
+"""Rollouts by transformers itself, from the live policy: each prompt is read once for its whole group, rows that have
+finished leave the batch, and prompts that wait take their places."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from srft.rollout.attention import decoding_attention
+from srft.rollout.cache import Rows, rows_of
+from srft.rollout.draw import draw, uniforms
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
-from srft.seed import derive_seed
 
-DROP_SHARE = 8  # finished rows leave the batch once they are an eighth of it: dropping copies the cache
+LOOK_EVERY = 8  # steps between looks at who has finished, on a device that would have to wait for the answer
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Requests decoded together, by index, and which members of their groups."""
+class _Share:
+    """Members of a request's group that are decoded together."""
 
-    indices: list[int]
+    request: int
     members: range
+
+
+@dataclass
+class _Row:
+    """A response on its way."""
+
+    request: int
+    member: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
 
 
 class TransformersSampler(Sampler):
@@ -39,7 +54,7 @@ class TransformersSampler(Sampler):
 
     def __init__(self, model: Any, pad_token_id: int, stop_token_ids: set[int], max_batch: int = 256) -> None:
         self.model, self.pad_token_id, self.max_batch = model, pad_token_id, max_batch
-        self.stop = torch.tensor(sorted(stop_token_ids), dtype=torch.long, device=model.device)
+        self.stop_token_ids = stop_token_ids
 
     @classmethod
     def build(cls, context: SamplerContext) -> TransformersSampler:
@@ -56,104 +71,138 @@ class TransformersSampler(Sampler):
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
         """See `Sampler.sample`. The draw of a response at a token is by inverse CDF from a uniform that its request's
         seed and its place in the group alone decide."""
-        groups: list[list[Sample]] = [[] for _ in requests]
-        training = self.model.training
-        self.model.eval()
-        try:
-            for batch in self._batches(requests, params.n):
-                uniforms = torch.stack(
-                    [
-                        _uniforms(requests[i].seed, member, params.max_response_length)
-                        for i in batch.indices
-                        for member in batch.members
-                    ]
-                ).to(self.model.device)
-                prompts = [requests[i].prompt_ids for i in batch.indices]
-                rows = self._decode(prompts, len(batch.members), uniforms, params.temperature, params.top_p)
-                for row, sample in enumerate(rows):
-                    groups[batch.indices[row // len(batch.members)]].append(sample)
-        finally:
-            self.model.train(training)
-        return groups
+        drawn: dict[tuple[int, int], Sample] = {}
+        waiting = deque(self._shares(requests, params.n))
+        with _decoding(self.model) as causal_lm:
+            batch = _Batch(causal_lm, requests, params, self.pad_token_id, self.stop_token_ids, self.max_batch)
+            while waiting or batch.rows:
+                batch.admit(waiting)
+                for row in batch.drop_finished():
+                    sample = Sample(row.token_ids, row.logprobs, truncated=not row.stopped)
+                    drawn[row.request, row.member] = sample
+                batch.advance()
+        return [[drawn[i, member] for member in range(params.n)] for i in range(len(requests))]
 
-    def _batches(self, requests: Sequence[SampleRequest], n: int) -> Iterator[_Batch]:
-        """Prompts of alike length together; groups stay whole where they fit."""
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
-        whole, rows = max(self.max_batch // n, 1), min(n, self.max_batch)
-        for start in range(0, len(order), whole):
+    def _shares(self, requests: Sequence[SampleRequest], n: int) -> Iterator[_Share]:
+        """Prompts of alike length one after the other; groups stay whole where they fit."""
+        rows = min(n, self.max_batch)
+        for i in sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids)):
             for first in range(0, n, rows):
-                yield _Batch(order[start : start + whole], range(first, min(first + rows, n)))
+                yield _Share(i, range(first, min(first + rows, n)))
 
-    def _decode(
-        self, prompts: Sequence[Sequence[int]], n: int, uniforms: Tensor, temperature: float, top_p: float
-    ) -> list[Sample]:
-        device, longest = self.model.device, max(map(len, prompts))
-        ids = torch.tensor([[self.pad_token_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+
+class _Batch:
+    """The rows that are decoded together; row i of every tensor is that of `rows[i]`."""
+
+    def __init__(
+        self,
+        causal_lm: Any,
+        requests: Sequence[SampleRequest],
+        params: SamplingParams,
+        pad_token_id: int,
+        stop_token_ids: set[int],
+        max_batch: int,
+    ) -> None:
+        self.causal_lm, self.requests, self.params = causal_lm, requests, params
+        self.pad_token_id, self.stop_token_ids, self.max_batch = pad_token_id, stop_token_ids, max_batch
+        self.device: torch.device = causal_lm.device
+        self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
+        self.rows: list[_Row] = []
+        self.cache: Rows | None = None
+        self.token = torch.zeros(0, dtype=torch.long, device=self.device)  # (B,) the last one of each row
+        self.uniform = torch.zeros(0, params.max_response_length, dtype=torch.float64, device=self.device)
+
+    def admit(self, waiting: deque[_Share]) -> None:
+        """Read the prompts for which there is room, and draw their rows' first tokens."""
+        if self.cache is not None and not self.cache.joins:
+            return
+        shares, room = [], self.max_batch - len(self.rows)
+        while waiting and len(waiting[0].members) <= room:
+            shares.append(waiting.popleft())
+            room -= len(shares[-1].members)
+        if not shares:
+            return
+        prompts, copies = [self.requests[s.request].prompt_ids for s in shares], [len(s.members) for s in shares]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[self.pad_token_id] * (longest - len(p)) + list(p) for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        out = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        # Each prompt was read once; now a copy of its cache for each of its rows. `reorder_cache` is the one selection
-        # that every cache layer has, recurrent ones too.
-        cache, copies = out.past_key_values, torch.arange(len(prompts), device=device).repeat_interleave(n)
-        cache.reorder_cache(copies)
-        logits, mask = out.logits[copies, -1], mask[copies]
-        position = mask.sum(-1, keepdim=True)
+        out = self.causal_lm(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        if self.cache is None:
+            self.cache = rows_of(self.causal_lm, out.past_key_values)
+        self.cache.add(out.past_key_values, mask, copies)
+        rows = [_Row(share.request, member) for share in shares for member in share.members]
+        seeds = [(self.requests[row.request].seed, row.member) for row in rows]
+        numbers = torch.stack([uniforms(*seed, self.params.max_response_length) for seed in seeds]).to(self.device)
+        logits = out.logits[:, -1].repeat_interleave(torch.tensor(copies, device=self.device), 0)
+        token, logp = draw(logits, numbers[:, 0], self.params.temperature, self.params.top_p)
+        self._record(rows, token[:, None], logp[:, None])
+        self.rows += rows
+        self.token, self.uniform = torch.cat([self.token, token]), torch.cat([self.uniform, numbers])
 
-        rows, steps = uniforms.shape
-        tokens = torch.full((rows, steps), self.pad_token_id, device=device)
-        logps = torch.zeros((rows, steps), device=device)
-        alive = torch.arange(rows, device=device)  # the row that each place of the batch holds
-        running = torch.ones_like(alive, dtype=torch.bool)
-        for step in range(steps):
-            token, logp = draw(logits, uniforms[alive, step], temperature, top_p)
-            tokens[alive, step], logps[alive, step] = token, logp  # those after a stop token are cut off below
-            running &= ~torch.isin(token, self.stop)
-            left = int(running.sum())
-            if left == 0 or step == steps - 1:
-                break
-            if (len(alive) - left) * DROP_SHARE >= len(alive):
-                cache.reorder_cache(running.nonzero()[:, 0])
-                alive, token, mask, position, running = (x[running] for x in (alive, token, mask, position, running))
-            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
-            out = self.model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits, position = out.logits[:, -1], position + 1
-        stops = torch.isin(tokens, self.stop).long()
-        sizes = (stops.cumsum(-1) - stops == 0).sum(-1)  # up to the first stop token and with it
-        ended = stops.any(-1).tolist()
-        return [
-            Sample(ids[:size], values[:size], truncated=not end)
-            for ids, values, size, end in zip(tokens.tolist(), logps.tolist(), sizes.tolist(), ended, strict=True)
-        ]
+    def drop_finished(self) -> list[_Row]:
+        """Take out the rows that have ended or are full, once they are enough."""
+        running = [not self._finished(row) for row in self.rows]
+        if self.cache is None or all(running) or running.count(False) < self.cache.drop_share * len(running):
+            return []
+        finished = [row for row, runs in zip(self.rows, running, strict=True) if not runs]
+        if len(finished) == len(running):
+            self.rows, self.cache, self.token, self.uniform = [], None, self.token[:0], self.uniform[:0]
+            return finished
+        order = _closed_up(running)
+        self.cache.keep(order)
+        self.rows, self.token, self.uniform = [self.rows[i] for i in order], self.token[order], self.uniform[order]
+        return finished
 
+    def advance(self) -> None:
+        """Draw each row's next tokens, until it is time to look who has finished."""
+        if self.cache is None:
+            return
+        left = [self.params.max_response_length - len(row.token_ids) for row in self.rows if not self._finished(row)]
+        drawn = []
+        for i in range(min(self.look_every, *left)):
+            out = self.causal_lm(input_ids=self.token[:, None], use_cache=True, **self.cache.next_inputs())
+            steps = [min(len(row.token_ids) + i, self.uniform.shape[1] - 1) for row in self.rows]
+            uniform = self.uniform.gather(1, torch.tensor(steps, device=self.device)[:, None])[:, 0]
+            drawn.append(draw(out.logits[:, -1], uniform, self.params.temperature, self.params.top_p))
+            self.token = drawn[-1][0]
+        tokens, logps = (torch.stack(values, 1) for values in zip(*drawn, strict=True))
+        self._record(self.rows, tokens, logps)
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
-    """One token a row by inverse CDF, and its log-probability under the whole distribution at this temperature.
+    def _record(self, rows: Sequence[_Row], tokens: Tensor, logps: Tensor) -> None:
+        """Add what was drawn (B, steps) to its rows, of each up to its first stop token and with it."""
+        for row, ids, values in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
+            if row.stopped:
+                continue
+            size = next((i + 1 for i, token in enumerate(ids) if token in self.stop_token_ids), None)
+            row.stopped = size is not None
+            row.token_ids += ids[:size]
+            row.logprobs += values[:size]
 
-    logits (B, V); uniform (B,) in [0, 1), float64. Temperature 0 is the most probable token, with its log-probability
-    at temperature 1.
-    """
-    logp = (logits.float() / (temperature or 1.0)).log_softmax(-1)
-    if temperature == 0:
-        token = logp.argmax(-1)
-        return token, logp.gather(-1, token[:, None])[:, 0]
-    prob = logp.exp().double()
-    if top_p < 1:
-        ordered, index = prob.sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # the smallest set whose mass reaches top_p stays
-        prob = prob.masked_fill(torch.zeros_like(outside).scatter(-1, index, outside), 0.0)
-    mass = prob.cumsum(-1)
-    token = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True).clamp(max=prob.shape[-1] - 1)
-    # Should rounding of the sums lead past the last token of positive mass, the most probable one is taken.
-    token = torch.where(prob.gather(-1, token) > 0, token, logp.argmax(-1, keepdim=True))
-    return token[:, 0], logp.gather(-1, token)[:, 0]
+    def _finished(self, row: _Row) -> bool:
+        return row.stopped or len(row.token_ids) == self.params.max_response_length
 
 
-def _uniforms(seed: int, member: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(derive_seed(seed, member))
-    return torch.rand(count, dtype=torch.float64, generator=generator)
+def _closed_up(running: Sequence[bool]) -> list[int]:
+    """The rows that go on, the last of them in the gaps that others leave, so that few change their place."""
+    alive = [i for i, runs in enumerate(running) if runs]
+    order = list(range(len(alive)))
+    gaps = [i for i in order if not running[i]]
+    for gap, row in zip(gaps, alive[len(alive) - len(gaps) :], strict=True):
+        order[gap] = row
+    return order
+
+
+@contextmanager
+def _decoding(model: Any) -> Iterator[Any]:
+    """The causal LM of a model (of a peft model, with its LoRA layers), in evaluation mode for a while."""
+    causal_lm = model.get_base_model() if hasattr(model, "peft_config") else model
+    training = model.training
+    model.eval()
+    try:
+        with decoding_attention(causal_lm):
+            yield causal_lm
+    finally:
+        model.train(training)
