@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig, Qwen2Config
 
 from srft.errors import SrftError
-from srft.policy import forward
+from srft.policy import forward, head
 from srft.policy.forward import Critic, Policy
 from srft.policy.load import LoraSettings, ModelSettings, load_config, load_model
 from srft.policy.micro_batch import ModelInput, make_micro_batches, pad
@@ -39,6 +39,7 @@ def inputs(temperatures: Sequence[float] = (1.0, 1.0, 1.0)) -> list[ModelInput]:
 @pytest.mark.parametrize("temperatures", [[1.0, 1.0, 1.0], [0.6, 0.6, 0.6], [1.0, 0.6, 1.7]], ids=str)
 def test_forward_is_the_models_own(name: str, temperatures: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "CHUNK", 2)
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 100)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
     logp, entropy, _ = Policy(model)(pad(inputs(temperatures), 0))
@@ -62,6 +63,7 @@ def test_forward_is_the_models_own(name: str, temperatures: list[float], monkeyp
 def test_quantities_see_the_whole_vocabulary_and_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """KL(π‖π_ref) from the chunked head against torch's own on the models' full logits, value and gradient."""
     monkeypatch.setattr(forward, "CHUNK", 2)
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 100)
     torch.manual_seed(0)
     model, other = (AutoModelForCausalLM.from_config(CONFIGS["qwen2"], dtype=torch.float32).eval() for _ in range(2))
     policy, reference = Policy(model), Policy(other).requires_grad_(False)
@@ -132,7 +134,7 @@ def test_micro_batches_hold_every_input_once_within_the_budget(sizes: list[tuple
     assert torch.equal(torch.bincount(rows, minlength=len(drawn)), torch.tensor([b for _, b in sizes]))
     for batch in batches:
         assert batch.input_ids.numel() <= budget or len(batch.input_ids) == 1
-        assert int(batch.is_response.sum()) == len(batch.row)
+        assert len(batch.before) == len(batch.row)
 
 
 def test_micro_batches_keep_rows_temperatures_and_the_samplers_logprobs() -> None:

@@ -56,7 +56,7 @@ def measure_inputs(
     training = policy.training
     policy.eval()
     try:
-        for batch in make_micro_batches([x for x in inputs if x.response_ids], max_tokens, pad_token_id):
+        for batch in make_micro_batches([x for x in inputs if x.response_ids], max_tokens, pad_token_id, policy.packed):
             values = policy(batch.to(device), {"rbf": branching_factor})
             for total, tokens in zip(sums, (values.entropy, values.quantities["rbf"], values.logp), strict=True):
                 total.index_add_(0, batch.row, tokens.double().cpu())

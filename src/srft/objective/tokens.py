@@ -95,7 +95,8 @@ class Tokens:
 
     def where(self, rows: Tensor) -> Tokens:
         """The view of the responses of the step for which `rows` (S,) is true."""
-        keep, names = rows[self.row], ("logp", "entropy", "row", *PER_TOKEN)
+        names = ("logp", "entropy", "row", *PER_TOKEN)
+        keep = rows[self.row].nonzero()[:, 0]  # once: on a GPU it waits for the host
         chosen: dict[str, Any] = {name: x[keep] for name in names if (x := getattr(self, name)) is not None}
         vocabulary = {name: x[keep] for name, x in self.vocabulary.items()}
         return replace(self, selected=self.rows & rows, vocabulary=vocabulary, **chosen)
@@ -118,8 +119,8 @@ class Tokens:
     def observe(self, name: str, x: Tensor) -> None:
         """Show x (N,) among the step's metrics, as its mean over the tokens it is given for."""
         if self.record is not None:
-            total, count = self.record.get(name, (torch.zeros((), dtype=torch.float64), 0))
-            self.record[name] = (total + x.detach().double().sum().cpu(), count + x.numel())
+            total, count = self.record.get(name, (0.0, 0))
+            self.record[name] = (total + x.detach().double().sum(), count + x.numel())
 
     @property
     def rows(self) -> Tensor:

@@ -12,7 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from srft.errors import SrftError
 from srft.policy.adapters import save_base
+from srft.policy.head import is_linear, linear_head, logits, scaled_logits
 from srft.policy.micro_batch import MicroBatch
+from srft.policy.packing import packs, response_states
 
 CHUNK = 1024  # tokens whose logits exist at once
 Quantity = Callable[[Tensor, Tensor | None], Tensor]  # log π (C, V) and log π_ref (C, V) → (C,)
@@ -43,12 +45,15 @@ class Policy(nn.Module):
 
     Args:
         model: a transformers causal LM (or a peft model around one).
+
+    `packed` says that it computes a micro-batch as one row without padding.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         _check_head(self.causal_lm)
+        self.packed = packs(self.causal_lm)
 
     @property
     def causal_lm(self) -> Any:
@@ -62,14 +67,14 @@ class Policy(nn.Module):
 
         A quantity is a function of log π (C, V), and of log π_ref (C, V) where `reference` is given, to (C,).
         """
-        hidden, targets = _predicting(self.causal_lm, batch)
-        if not len(targets):
-            empty = hidden.sum(-1).float()
-            return TokenValues(empty, empty, dict.fromkeys(quantities, empty))
+        hidden, targets = self.predicting(batch)
+        if not quantities and is_linear(self.causal_lm):
+            weight = self.causal_lm.get_output_embeddings().weight
+            return TokenValues(*linear_head(hidden, weight, targets, batch.temperature), {})
         ref_hidden = hidden
         if reference is not None:
             with torch.no_grad():
-                ref_hidden, _ = _predicting(reference.causal_lm, batch)
+                ref_hidden, _ = reference.predicting(batch)
 
         def head(h: Tensor, y: Tensor, temperature: Tensor, r: Tensor) -> tuple[Tensor, ...]:
             return self._head(h, y, temperature, quantities, r if reference is not None else None, reference)
@@ -82,6 +87,11 @@ class Policy(nn.Module):
         logp, entropy, *rest = (torch.cat(parts) for parts in zip(*values, strict=True))
         return TokenValues(logp, entropy, dict(zip(quantities, rest, strict=True)))
 
+    def predicting(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """The hidden states (N, D) that predict the response tokens, and these tokens (N,)."""
+        body = getattr(self.causal_lm, self.causal_lm.base_model_prefix)
+        return response_states(body, batch, self.packed), batch.input_ids.flatten()[batch.before + 1]
+
     def _head(
         self,
         hidden: Tensor,
@@ -91,17 +101,13 @@ class Policy(nn.Module):
         ref_hidden: Tensor | None,
         reference: Policy | None,
     ) -> tuple[Tensor, ...]:
-        logits = _scaled_logits(self.causal_lm, hidden, temperature)
-        logz = logits.logsumexp(-1)
-        logp = logits.gather(-1, targets[:, None])[:, 0] - logz
-        entropy = logz - ((logits - logz[:, None]).exp() * logits).sum(-1)
-        if not quantities:
-            return logp, entropy
+        full = scaled_logits(self.causal_lm, hidden, temperature).log_softmax(-1)
+        logp = full.gather(-1, targets[:, None])[:, 0]
+        entropy = -(full.exp() * full).sum(-1)
         ref_logp = None
         if reference is not None and ref_hidden is not None:
             with torch.no_grad():
-                ref_logp = _scaled_logits(reference.causal_lm, ref_hidden, temperature).log_softmax(-1)
-        full = logits - logz[:, None]
+                ref_logp = scaled_logits(reference.causal_lm, ref_hidden, temperature).log_softmax(-1)
         return logp, entropy, *(quantity(full, ref_logp) for quantity in quantities.values())
 
     @property
@@ -148,6 +154,7 @@ class Critic(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        self.packed = packs(model)
         self.body = getattr(model, model.base_model_prefix)
         width = model.config.get_text_config().hidden_size
         self.head = nn.Linear(width, 1, bias=False)
@@ -155,43 +162,8 @@ class Critic(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """(N,) in the order of `batch.row`, float32 or wider."""
-        hidden = self.body(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state
-        value = self.head(hidden[:, :-1][batch.is_response[:, 1:]])[:, 0]
+        value = self.head(response_states(self.body, batch, self.packed))[:, 0]
         return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
-def _predicting(causal_lm: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """The hidden states (N, D) that predict the response tokens, and these tokens (N,)."""
-    hidden = _hidden(causal_lm, batch.input_ids, batch.attention_mask)
-    response = batch.is_response[:, 1:]  # the position before a token predicts it
-    return hidden[:, :-1][response], batch.input_ids[:, 1:][response]
-
-
-def _hidden(causal_lm: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    body = getattr(causal_lm, causal_lm.base_model_prefix)
-    return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-
-
-def _scaled_logits(causal_lm: Any, hidden: Tensor, temperature: Tensor) -> Tensor:
-    """(C, V) logits over each token's temperature (C,), float32 or wider."""
-    logits = _logits(causal_lm, hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits / temperature[:, None].to(logits.dtype)
-
-
-def _logits(causal_lm: Any, hidden: Tensor) -> Tensor:
-    """What the model's own forward does after the body: the head, and for some families a scale or a soft cap."""
-    config = causal_lm.config.get_text_config()
-    logits = causal_lm.get_output_embeddings()(hidden)
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
-        logits = cap * torch.tanh(logits / cap)
-    return logits
 
 
 @torch.no_grad()
@@ -203,7 +175,8 @@ def _check_head(causal_lm: Any) -> None:
     causal_lm.eval()
     ids = torch.arange(1, 5, device=causal_lm.device)[None] % causal_lm.config.get_text_config().vocab_size
     mask = torch.ones_like(ids)
-    ours = _logits(causal_lm, _hidden(causal_lm, ids, mask))
+    body = getattr(causal_lm, causal_lm.base_model_prefix)
+    ours = logits(causal_lm, body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
     theirs = causal_lm(input_ids=ids, attention_mask=mask, use_cache=False).logits
     causal_lm.train(mode)
     if not torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3):

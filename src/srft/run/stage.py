@@ -88,6 +88,7 @@ def make_loop(
         max_response_length=recipe.rollout.max_response_length,
         tokens_per_micro_batch=training.tokens_per_micro_batch,
         pad_token_id=plan.pad_token_id,
+        packed=policy.packed,
     )
     context = HookContext(
         method=recipe.loss,

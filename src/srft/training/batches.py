@@ -36,14 +36,21 @@ class Batcher:
 
     Args:
         max_response_length: tokens.
-        tokens_per_micro_batch: padded tokens of one forward pass.
+        tokens_per_micro_batch: tokens of one forward pass, as `make_micro_batches` counts them.
+        packed: the policy computes a micro-batch as one row.
     """
 
     def __init__(
-        self, accelerator: Accelerator, *, max_response_length: int, tokens_per_micro_batch: int, pad_token_id: int
+        self,
+        accelerator: Accelerator,
+        *,
+        max_response_length: int,
+        tokens_per_micro_batch: int,
+        pad_token_id: int,
+        packed: bool = False,
     ) -> None:
         self.accelerator, self.max_response_length = accelerator, max_response_length
-        self.tokens_per_micro_batch, self.pad_token_id = tokens_per_micro_batch, pad_token_id
+        self.tokens_per_micro_batch, self.pad_token_id, self.packed = tokens_per_micro_batch, pad_token_id, packed
 
     def split(self, responses: Sequence[Response], step: int, groups: int, updates: int) -> list[UpdateBatch]:
         """One batch for each of the step's updates, each of its share of the `groups`; those without a response, which
@@ -66,4 +73,5 @@ class Batcher:
             step=step,
         )
         inputs = [r.model_input(row_of[r.group_id, k]) for k, r in enumerate(responses)]
-        return UpdateBatch(table, make_micro_batches(inputs, self.tokens_per_micro_batch, self.pad_token_id))
+        batches = make_micro_batches(inputs, self.tokens_per_micro_batch, self.pad_token_id, self.packed)
+        return UpdateBatch(table, batches)

@@ -126,8 +126,8 @@ class TokenSums:
     """Adds up, over the micro-batches of an update, what its metrics are made of."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._largest_gap = 0.0
+        self._sums: dict[str, Tensor | float] = defaultdict(float)  # on the device until the update's end
+        self._largest_gap: Tensor | float = 0.0
 
     def add(self, t: Tokens, terms: Terms, sampler_logprobs: Tensor | None, weight: Tensor | None = None) -> None:
         """A micro-batch's tokens and terms, with the sampler's log-probs where the policy that sampled is known, and
@@ -137,24 +137,25 @@ class TokenSums:
             sampler_logprobs = torch.full_like(t.logp, torch.nan)
         given = [x for x in (t.logp, t.entropy, t.value, t.reward_logp, *t.vocabulary.values()) if x is not None]
         for name, term in terms.items():
-            self._sums[f"loss/{name}"] += float(term.detach())
+            self._sums[f"loss/{name}"] += term.detach().double()
             parts = torch.autograd.grad(term, given, retain_graph=True, allow_unused=True)
-            self._sums[f"squares/{name}"] += sum(float(g.detach().square().sum()) for g in parts if g is not None)
+            self._sums[f"squares/{name}"] += sum(g.square().sum().double() for g in parts if g is not None)
         for name, function in _OF_TOKENS.items():
             if (values := function(t, sampler_logprobs)) is not None:
-                self._add(name, float(values.detach().sum()), len(values))
+                self._add(name, values.detach().sum().double(), len(values))
                 if name == SAMPLER_GAP and len(values):
-                    self._largest_gap = max(self._largest_gap, float(values.max()))
+                    self._largest_gap = torch.as_tensor(self._largest_gap).to(values).maximum(values.max())
         for name, (total, count) in (t.record or {}).items():
-            self._add(name if "/" in name else f"method/{name}", float(total), count)
-        if weight is not None and (sampled := ~torch.isnan(sampler_logprobs)).any():
-            self._add(IMPORTANCE_RATIO, float(weight[sampled].sum()), int(sampled.sum()))
+            self._add(name if "/" in name else f"method/{name}", total, count)
+        if weight is not None:
+            sampled = ~torch.isnan(sampler_logprobs)
+            self._add(IMPORTANCE_RATIO, torch.where(sampled, weight, 0.0).sum().double(), sampled.sum())
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """The update's metrics, the same on every rank."""
         names = sorted({name for rank in gather(accelerator, [sorted(self._sums)]) for name in rank})
-        values = torch.tensor([self._sums.get(n, 0.0) for n in names], dtype=torch.float64, device=accelerator.device)
-        total = dict(zip(names, accelerator.reduce(values, "sum").tolist(), strict=True))
+        values = [torch.as_tensor(self._sums.get(n, 0.0), device=accelerator.device).double() for n in names]
+        total = dict(zip(names, accelerator.reduce(torch.stack(values), "sum").tolist(), strict=True))
         metrics = {name: value for name, value in total.items() if name.startswith("loss/")}
         metrics["loss"] = sum(metrics.values())
         norms = {n.removeprefix("squares/"): v**0.5 for n, v in total.items() if n.startswith("squares/")}
@@ -165,10 +166,10 @@ class TokenSums:
                 shown = name.removeprefix("tokens/")
                 metrics[shown] = total[f"sum/{shown}"] / count
         if SAMPLER_GAP in metrics:
-            metrics[LARGEST_SAMPLER_GAP] = max(gather(accelerator, [self._largest_gap]))
+            metrics[LARGEST_SAMPLER_GAP] = max(gather(accelerator, [float(self._largest_gap)]))
         return metrics
 
-    def _add(self, name: str, total: float, count: int) -> None:
+    def _add(self, name: str, total: Tensor | float, count: Tensor | int) -> None:
         self._sums[f"sum/{name}"] += total
         self._sums[f"tokens/{name}"] += count
 
