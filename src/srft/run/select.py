@@ -37,9 +37,13 @@ from srft.training.settings import SelectionSettings
 
 
 def with_selection(
-    plan: Plan, policy: Policy, collector: Collector, accelerator: Accelerator, file: Path, stage: int
+    plan: Plan, policy: Policy | None, collector: Collector, accelerator: Accelerator, file: Path, stage: int
 ) -> Plan:
-    """The plan on the policy's own selected samples, where its recipe asks for them; they are kept in `file`."""
+    """The plan on the policy's own selected samples, where its recipe asks for them; they are kept in `file`.
+
+    Args:
+        policy: scores the samples, where the selection needs scores.
+    """
     settings = plan.recipe.data.selection
     if settings is None:
         return plan
@@ -53,7 +57,7 @@ def with_selection(
 def _candidates(
     plan: Plan,
     settings: SelectionSettings,
-    policy: Policy,
+    policy: Policy | None,
     collector: Collector,
     accelerator: Accelerator,
     purpose: str,
@@ -67,6 +71,7 @@ def _candidates(
         responses = collector.sample(mine, params, purpose)
         scores = [UNSCORED] * len(responses)
         if needs_scores(settings):
+            assert policy is not None
             inputs = [r.model_input(i) for i, r in enumerate(responses)]
             scores = measure_inputs(policy, inputs, max_tokens, plan.pad_token_id)
     rows = [(r.group_id, r.text, r.is_correct, *astuple(s)) for r, s in zip(responses, scores, strict=True)]

@@ -73,8 +73,8 @@ def make_loop(
         optim.max_grad_norm,
         reference=_reference(plan, accelerator),
         auxiliary=_auxiliary_networks(plan, accelerator),
-        shaping=_shaping(recipe.advantage),
-        correct=_correction(recipe.rollout, collector.sampler),
+        shaping=make_shaping(recipe.advantage),
+        correct=make_correction(recipe.rollout, collector.sampler),
     )
 
     def make_updater(method: str, lr: float | None) -> Updater:
@@ -170,14 +170,15 @@ def _reference(plan: Plan, accelerator: Accelerator) -> Policy | None:
     return Policy(load_model(plan.recipe.model)).to(accelerator.device).eval().requires_grad_(False)
 
 
-def _correction(rollout: RolloutSettings, sampler: Sampler) -> Callable[[Tensor, Tensor], Tensor] | None:
+def make_correction(rollout: RolloutSettings, sampler: Sampler) -> Callable[[Tensor, Tensor], Tensor] | None:
     """None where none is asked for, or the sampler is the policy itself."""
     if rollout.correction == "none" or sampler.is_policy:
         return None
     return partial(importance_weight, correction=rollout.correction, cap=rollout.correction_cap)
 
 
-def _shaping(advantage: AdvantageSettings) -> tuple[Callable[[Tokens], Tensor], ...]:
+def make_shaping(advantage: AdvantageSettings) -> tuple[Callable[[Tokens], Tensor], ...]:
+    """The changes to every advantage, in order."""
     ppl, position = advantage.ppl, advantage.position
     shaping: list[Callable[[Tokens], Tensor]] = []
     if ppl:

@@ -77,24 +77,18 @@ def train(
     Raises:
         SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
     """
-    if resume:
-        if out is None or not (Path(out) / "recipe.yaml").is_file():
-            raise SrftError("there is no run to continue", where=f"--out {out}", fix="Name its folder with --out.")
-        recipe = recipe or load_recipe(Path(out) / "recipe.yaml")
-    if recipe is None:
-        raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
+    recipe = chosen_recipe(recipe, out, resume)
     accelerator = _accelerator(recipe, out)
     run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
     state = load_state(run_dir.checkpoint) if resume else None
     set_seed(recipe.training.seed)
     with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
         plans = _preflight(recipe, run_dir, accelerator, verifier)
-        _open(run_dir, recipe, state, accelerator)
+        open_run(run_dir, recipe, state, accelerator)
         display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
         if accelerator.is_main_process:
-            _report_overlap(plans, run_dir, display)
-        if recipe.logging.trackers:
-            accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
+            report_overlap(plans, run_dir, display)
+        start_trackers(recipe, accelerator)
         finished = _train_stages(plans, state, accelerator, verifier, run_dir, display)
     accelerator.end_training()
     if finished:
@@ -103,6 +97,21 @@ def train(
     else:
         display.say(f"Saved. To continue: srft train --resume --out {run_dir.path}")
     return Run(run_dir, finished)
+
+
+def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -> Recipe:
+    """The recipe given, or when resuming that of the run in `out`.
+
+    Raises:
+        SrftError: there is none, or no run to continue.
+    """
+    if resume:
+        if out is None or not (Path(out) / "recipe.yaml").is_file():
+            raise SrftError("there is no run to continue", where=f"--out {out}", fix="Name its folder with --out.")
+        recipe = recipe or load_recipe(Path(out) / "recipe.yaml")
+    if recipe is None:
+        raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
+    return recipe
 
 
 def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifier: Verifier) -> list[Plan]:
@@ -126,7 +135,7 @@ def _check_adapters(plans: Sequence[Plan]) -> None:
             )
 
 
-def _open(run_dir: RunDir, recipe: Recipe, state: Mapping[str, Any] | None, accelerator: Accelerator) -> None:
+def open_run(run_dir: RunDir, recipe: Recipe, state: Mapping[str, Any] | None, accelerator: Accelerator) -> None:
     """Start the run directory, or take it back to the state that the run continues from."""
     if state is None:
         seed = recipe.training.seed
@@ -156,7 +165,8 @@ def _train_stages(
         collector = make_collector(plan, policy, accelerator, verifier)
         try:
             plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
-            display.say(_headline(plan, accelerator, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
+            where = f"{accelerator.num_processes} × {accelerator.device.type}"
+            display.say(headline(plan, where, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
             span = StageSpan(stage, first_step, plan.steps)
             loop = make_loop(plan, span, policy, collector, accelerator, run_dir, display)
             if here:
@@ -184,7 +194,13 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
     )
 
 
-def _report_overlap(plans: Sequence[Plan], run_dir: RunDir, display: Display) -> None:
+def start_trackers(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Tell the trackers, where the recipe names any, what is run."""
+    if recipe.logging.trackers:
+        accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
+
+
+def report_overlap(plans: Sequence[Plan], run_dir: RunDir, display: Display) -> None:
     """contamination.json: which problems of the evaluations stand in the training prompts; a warning if any do."""
     prompts = [p.problem for plan in plans for p in plan.prompts]
     sets = {task.name: [g.prompt.problem for g in task.groups] for plan in plans for task in plan.evaluations}
@@ -199,7 +215,8 @@ def _agree(path: str) -> str:
     return str(broadcast_object_list([path])[0])
 
 
-def _headline(plan: Plan, accelerator: Accelerator, run_dir: RunDir, stage: str) -> str:
+def headline(plan: Plan, where: str, run_dir: RunDir, stage: str) -> str:
+    """What is about to be trained, and `where`."""
     recipe, counts, lost = plan.recipe, plan.counts, ""
     rollouts = recipe.sampling.n if "rollouts" in recipe.needs else "no"
     if counts.truncated or counts.dropped or plan.dropped_answers:
@@ -210,7 +227,7 @@ def _headline(plan: Plan, accelerator: Accelerator, run_dir: RunDir, stage: str)
     return (
         f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
         f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
-        f"{accelerator.num_processes} × {accelerator.device.type}; {run_dir.path}{lost}"
+        f"{where}; {run_dir.path}{lost}"
     )
 
 

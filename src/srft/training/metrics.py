@@ -151,6 +151,13 @@ class TokenSums:
             sampled = ~torch.isnan(sampler_logprobs)
             self._add(IMPORTANCE_RATIO, torch.where(sampled, weight, 0.0).sum().double(), sampled.sum())
 
+    def __iadd__(self, other: TokenSums) -> TokenSums:
+        """With the sums of other micro-batches."""
+        for name, value in other._sums.items():
+            self._sums[name] += value
+        self._largest_gap = max(self._largest_gap, other._largest_gap)
+        return self
+
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """The update's metrics, the same on every rank."""
         names = sorted({name for rank in gather(accelerator, [sorted(self._sums)]) for name in rank})

@@ -1,0 +1,1 @@
+"""The same recipe on other people's engines."""
