@@ -22,6 +22,7 @@ from typing import Any
 from contenders import Step, Work, ours
 from contenders_trl import trl
 
+from srft.policy.placement import pick_device, pick_precision
 from srft.recipe.catalog import parse_yaml
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 5e-2}  # of gradients; TRL divides by the deviation + 1e-4, srft by it + 1e-6
@@ -128,6 +129,30 @@ def settings(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
+def compare(work: Work, mine: Sequence[str], theirs: Sequence[str], rounds: int) -> tuple[str, list[Contender]]:
+    """Let srft with each of the settings `mine` and TRL with each of `theirs` make `rounds` steps in turn.
+
+    Returns:
+        What the first of each have in common, and the contenders with their steps, of which the first warmed up.
+    """
+    recipe, contenders = work.load(), list[Contender]()
+    per_step, precision = recipe.training.prompts_per_step, pick_precision(recipe.training.precision, pick_device())
+    try:
+        contenders = [Contender(f"srft {text}".strip(), ours, work, settings(text)) for text in mine]
+        prompts = contenders[0]("prompts", per_step * (rounds + 1))
+        for text in theirs:
+            options = {key: parse_yaml(value) for key, _, value in (part.partition("=") for part in settings(text))}
+            contenders.append(Contender(f"TRL {text}".strip(), trl, work, options, prompts))
+        for number in range(rounds + 1):
+            run_round(number, prompts[number * per_step : (number + 1) * per_step], work.task, contenders)
+            if number == 0:
+                same = check(contenders[0], contenders[len(mine)], precision)
+    finally:
+        for c in contenders:
+            c.close()
+    return same, contenders
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="its model, data, lengths, precision and optimizer")
@@ -138,30 +163,11 @@ def main() -> None:
     parser.add_argument("--ours", action="append", default=[], help="settings of the recipe for srft alone")
     parser.add_argument("--trl", action="append", default=[], help="settings of TRL's config")
     a = parser.parse_intermixed_args()
-
     work = Work(a.recipe, ["optim.lr=1e-6", *a.overrides], a.task, a.threads)
-    recipe = work.load()
-    per_step = recipe.training.prompts_per_step
-    contenders: list[Contender] = []
-    try:
-        for text in a.ours or [""]:
-            contenders.append(Contender(f"srft {text}".strip(), ours, work, settings(text)))
-        prompts = contenders[0]("prompts", per_step * (a.rounds + 1))
-        mine = contenders[0]
-        for text in a.trl or [""]:
-            options = {key: parse_yaml(value) for key, _, value in (part.partition("=") for part in settings(text))}
-            contenders.append(Contender(f"TRL {text}".strip(), trl, work, options, prompts))
-        theirs = next(c for c in contenders if c.name.startswith("TRL"))
-        for number in range(a.rounds + 1):
-            run_round(number, prompts[number * per_step : (number + 1) * per_step], a.task, contenders)
-            if number == 0:
-                precision = "bf16" if recipe.training.precision == "bf16" else "fp32"
-                print(check(mine, theirs, precision), flush=True)
-    finally:
-        for c in contenders:
-            c.close()
+    same, contenders = compare(work, a.ours or [""], a.trl or [""], a.rounds)
+    print(same)
     print(f"{a.recipe} {' '.join(a.overrides)}: {a.task}, {a.threads} threads, medians of {a.rounds} rounds\n")
-    print(table(contenders, theirs))
+    print(table(contenders, next(c for c in contenders if c.name.startswith("TRL"))))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Step:
         loss: of the step.
         sketch: (norm, random projection) of each parameter's clipped gradient, where it was asked for.
         rollouts: token ids, a group's together.
-        peak: high-water mark of the process's memory (MiB).
+        peak: high-water mark of memory (MiB), the GPU's where there is one, else the process's.
         loaded: what it was before the first step.
     """
 
@@ -80,7 +80,9 @@ def prepare(work: Work) -> None:
 
 
 def peak_memory() -> float:
-    """MiB, of this process since its start."""
+    """MiB, since the process began: allocated on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -140,7 +142,8 @@ class _OurCommands:
         began = time.perf_counter()
         responses = self._collect(prompts, step)
         seconds = time.perf_counter() - began
-        return Step(seconds, 0.0, sum(len(r.token_ids) for r in responses), 0.0)
+        rollouts = [list(r.token_ids) for r in responses]
+        return Step(seconds, 0.0, sum(map(len, rollouts)), 0.0, rollouts=rollouts)
 
     def train(self, prompts: Sequence[Prompt], rollouts: Sequence[Sequence[int]], step: int, loaded: float) -> Step:
         """An update on the rollouts given, or without any on the prompts' demonstrations."""

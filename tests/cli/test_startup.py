@@ -33,6 +33,7 @@ def imported(statement: str) -> str:
         ["eval", "--help"],
         ["grade", "--help"],
         ["recipes"],
+        ["methods"],
     ],
 )
 def test_nothing_heavy_is_imported_for_help_and_lists(words: list[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from srft import SrftError, get_method, methods
 from srft.objective import registry
+from tests.helpers import ROOT, python
 from tests.objective.steps import micro_batch, policy, random_step
 
 
@@ -62,3 +63,11 @@ def test_own_file(tmp_path: Path) -> None:
     assert mine.options == {"scale": (float, 0.5)}
     with pytest.raises(SrftError, match="no such Python file"):
         get_method("x", tmp_path / "absent.py")
+
+
+def test_the_list_that_is_shown_is_that_of_the_code() -> None:
+    """`srft methods` reads a file, as the code itself needs torch; python scripts/methods_list.py writes it."""
+    code = "from srft.objective.registry import methods_list; print(methods_list(), end='')"
+    result = python("-c", code)  # of its own: other tests register methods
+    assert result.returncode == 0, result.stderr
+    assert (ROOT / "src/srft/objective/methods.txt").read_text(encoding="utf-8") == result.stdout

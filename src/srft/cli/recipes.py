@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -51,17 +52,4 @@ def _list() -> None:
 
 def methods() -> None:
     """List the methods: what each is, what it needs, its options with their defaults."""
-    from rich.markup import escape
-
-    from srft.objective import methods as registered
-
-    show = console().print
-    for name, method in sorted(registered().items()):
-        show(f"[bold]{name}[/bold]  {escape(method.summary)}")
-        show(f"  source   {escape(method.source)}")
-        show(f"  needs    {', '.join(sorted(method.needs({})))}")
-        show(f"  options  {escape(', '.join(f'{k}={v}' for k, v in method.defaults().items()))}")
-        if method.presets:
-            show(f"  presets  {', '.join(method.presets)}")
-        if method.settings:
-            show(f"  sets     {', '.join(f'{k}={v}' for k, v in method.settings.items())}")
+    typer.echo(resources.files("srft").joinpath("objective/methods.txt").read_text(encoding="utf-8"), nl=False)

@@ -151,3 +151,20 @@ def get_method(name: str, file: str | Path | None = None) -> Method:
     if name not in _METHODS:
         raise SrftError(f"unknown method '{name}'", where="method.name", fix=did_you_mean(name, _METHODS))
     return _METHODS[name]
+
+
+def methods_list() -> str:
+    """What `srft methods` shows: a paragraph a method. Kept as `objective/methods.txt`, which is read without torch."""
+    lines = []
+    for name, one in sorted(_METHODS.items()):
+        lines += [
+            f"{name}  {one.summary}",
+            f"  source   {one.source}",
+            f"  needs    {', '.join(sorted(one.needs({})))}",
+        ]
+        lines.append(f"  options  {', '.join(f'{k}={v}' for k, v in one.defaults().items())}")
+        if one.presets:
+            lines.append(f"  presets  {', '.join(one.presets)}")
+        if one.settings:
+            lines.append(f"  sets     {', '.join(f'{k}={v}' for k, v in one.settings.items())}")
+    return "\n".join(lines) + "\n"

@@ -111,30 +111,34 @@ class Collector:
 
     def demonstrations(self, groups: Sequence[Group], per_group: int) -> list[Response]:
         """The first `per_group` demonstrations of each group, graded like any other response."""
-        responses = []
-        for group in groups:
-            for demonstration in group.prompt.demonstrations[:per_group]:
-                text = self._decode(demonstration.token_ids)
-                graded = self._demo_grade(group.prompt.problem, group.prompt.opening + text)
-                responses.append(
-                    Response(
-                        group.group_id,
-                        group.prompt,
-                        demonstration.token_ids,
-                        is_demo=True,
-                        truncated=demonstration.truncated,
-                        text=text,
-                        reward=graded.reward,
-                        verdict=graded.verdict,
-                    )
-                )
-        return responses
+        shown = [
+            (group, one, self._decode(one.token_ids))
+            for group in groups
+            for one in group.prompt.demonstrations[:per_group]
+        ]
+        grades = self._demo_grades_of([(group.prompt.problem, group.prompt.opening + text) for group, _, text in shown])
+        return [
+            Response(
+                group.group_id,
+                group.prompt,
+                one.token_ids,
+                is_demo=True,
+                truncated=one.truncated,
+                text=text,
+                reward=graded.reward,
+                verdict=graded.verdict,
+            )
+            for (group, one, text), graded in zip(shown, grades, strict=True)
+        ]
 
-    def _demo_grade(self, problem: Problem, text: str) -> Grade:
-        key = (id(problem), text)
-        if key not in self._demo_grades:  # with the problem, so that its id stays its own
-            self._demo_grades[key] = (problem, self.grade([(problem, text)])[0])
-        return self._demo_grades[key][1]
+    def _demo_grades_of(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        """The grades of problems with their demonstrations' texts; what is not known yet is graded together."""
+        keys = [(id(problem), text) for problem, text in pairs]
+        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._demo_grades}
+        grades = self.grade(list(new.values())) if new else []
+        for key, graded in zip(new, grades, strict=True):
+            self._demo_grades[key] = (new[key][0], graded)  # with the problem, so that its id stays its own
+        return [self._demo_grades[key][1] for key in keys]
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True)
