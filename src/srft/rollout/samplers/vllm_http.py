@@ -1,0 +1,152 @@
+"""An unchanged vLLM server, spoken to over HTTP: token ids in, token ids with log-probs out, its weights replaced from
+a folder that it sees. What `srft.rollout.samplers.server` builds on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srft.errors import SrftError
+
+ATTEMPTS = 3  # of a request whose connection broke; the same seed draws the same
+DEVELOPMENT = "Start it with VLLM_SERVER_DEV_MODE=1 in its environment; vLLM replaces weights in that mode alone."
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a server says of its model.
+
+    Args:
+        name: in requests.
+        path: what it was loaded from, a folder there or a hub id.
+        max_model_len: tokens of a prompt and its response.
+        dtype: of its weights, e.g. "float32".
+        logprobs_mode: e.g. "processed_logprobs".
+        config_changes: what its `--hf-overrides` change of the model's config.
+    """
+
+    name: str
+    path: str
+    max_model_len: int
+    dtype: str
+    logprobs_mode: str
+    config_changes: dict[str, Any]
+
+
+class VllmServer:
+    """One server.
+
+    Args:
+        url: its address, e.g. http://gpu1:8000.
+        timeout: seconds for one answer.
+        parallel: requests at a time.
+    """
+
+    def __init__(self, url: str, timeout: float, parallel: int) -> None:
+        import httpx
+
+        self.url, self.timeout = url.rstrip("/").removesuffix("/v1"), timeout
+        key = os.environ.get("VLLM_API_KEY")
+        self.client = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=parallel, max_keepalive_connections=parallel),
+        )
+
+    def describe(self) -> ServedModel:
+        """Its model.
+
+        Raises:
+            SrftError: it is not reached, or not in development mode.
+        """
+        models, info = (
+            self._ask("GET", "/v1/models"),
+            self._ask("GET", "/server_info?config_format=json", fix=DEVELOPMENT),
+        )
+        try:
+            model = next(model for model in models["data"] if not model["parent"])
+            config = info["vllm_config"]["model_config"]
+            return ServedModel(
+                name=model["id"],
+                path=model["root"],
+                max_model_len=model["max_model_len"],
+                dtype=config["dtype"].removeprefix("torch."),
+                logprobs_mode=config["logprobs_mode"],
+                config_changes=config["hf_overrides"] or {},
+            )
+        except (KeyError, TypeError, StopIteration) as error:
+            raise SrftError(f"it does not say of its model: {error!r}", where=self.url, fix="Take vLLM 0.32.") from None
+
+    def knows_token(self, model: str, token_id: int) -> bool:
+        """Whether the token is in its vocabulary."""
+        body = {"model": model, "prompt": [token_id], "max_tokens": 1}
+        reply = self._send("POST", "/v1/completions", body)
+        return reply.status_code != 400 and bool(self._json(reply, "/v1/completions"))
+
+    def complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The choices of a completion, in order.
+
+        Raises:
+            SrftError: it refuses, or does not answer.
+        """
+        choices = self._ask("POST", "/v1/completions", body)["choices"]
+        return sorted(choices, key=lambda choice: choice["index"])
+
+    def load(self, folder: Path) -> None:
+        """Replace its weights by those in a folder, and forget what it cached of the old ones.
+
+        Raises:
+            SrftError: it cannot.
+        """
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        fix = (
+            f"It must see {folder} under the same path (rollout.server.folder), and serve the recipe's model; a server"
+        )
+        self._ask("POST", "/collective_rpc", reload, fix=f"{fix} that failed to read weights must be started anew.")
+        if self._ask("POST", "/reset_prefix_cache").get("success") is False:
+            raise SrftError("the server keeps cached prompts of the old weights", where=self.url, fix="Use it alone.")
+
+    def close(self) -> None:
+        """End its connections."""
+        self.client.close()
+
+    def _ask(self, method: str, path: str, body: Any = None, fix: str = "See the server's log.") -> Any:
+        """A JSON answer, {} where it is empty."""
+        return self._json(self._send(method, path, body), path, fix)
+
+    def _json(self, reply: Any, path: str, fix: str = "See the server's log.") -> Any:
+        if reply.status_code >= 400:
+            raise SrftError(
+                f"the vLLM server refuses {path}: status {reply.status_code}, {reply.text[:300]}",
+                where=self.url,
+                fix=fix,
+            )
+        try:
+            return reply.json() if reply.content else {}
+        except ValueError:
+            raise SrftError(f"its {path} is no vLLM server's: {reply.text[:100]}", where=self.url, fix=fix) from None
+
+    def _send(self, method: str, path: str, body: Any = None) -> Any:
+        import httpx
+
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                return self.client.request(method, path, json=body)
+            except httpx.TimeoutException:
+                raise SrftError(
+                    f"the vLLM server did not answer {path} in {self.timeout:g} s",
+                    where=self.url,
+                    fix="Raise rollout.server.timeout, or add servers.",
+                ) from None
+            except httpx.TransportError as error:
+                broke = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
+                if not (broke and attempts_left):
+                    raise SrftError(
+                        f"the vLLM server is not reached: {error}",
+                        where=self.url,
+                        fix="Check rollout.server.urls, and that it runs: curl URL/health.",
+                    ) from None
+        return None

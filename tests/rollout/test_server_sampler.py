@@ -1,0 +1,207 @@
+"""Sampling by servers: requests, weights and errors, against a small server that speaks vLLM's HTTP."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srft import load_recipe, train
+from srft.errors import SrftError
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings, load_model
+from srft.policy.micro_batch import ModelInput, pad
+from srft.rollout.engine import SamplerSettings, make_sampler
+from srft.rollout.sampler import Sampler, SampleRequest, SamplingParams
+from srft.rollout.samplers import server as server_module
+from srft.rollout.samplers.transformers import TransformersSampler
+from srft.training.run_dir import RunDir
+from tests.helpers import SMALL
+from tests.rollout.serving import Served, serve
+
+MODEL = ModelSettings(path="srft:model")
+PROMPTS = [[5, 6, 7, 8, 9, 10 + i] for i in range(6)]
+
+
+@pytest.fixture
+def served() -> Served:
+    return Served()
+
+
+def settings(urls: list[str], folder: Path, **options: Any) -> SamplerSettings:
+    return SamplerSettings.model_validate(
+        {"engine": "server", "server": {"urls": urls, "folder": str(folder), **options}}
+    )
+
+
+def gap(policy: Policy, sampler: Sampler, **params: Any) -> float:
+    """The largest difference of the sampler's log-probs and the policy's (nats)."""
+    params = {"n": 3, "max_response_length": 24, **params}
+    groups = sampler.sample([SampleRequest(p, i) for i, p in enumerate(PROMPTS)], SamplingParams(**params))
+    assert [len(group) for group in groups] == [3] * len(PROMPTS)
+    inputs = [
+        ModelInput(prompt, s.token_ids, row, params.get("temperature", 1.0) or 1.0, s.logprobs)
+        for row, (prompt, s) in enumerate((p, s) for p, group in zip(PROMPTS, groups, strict=True) for s in group)
+    ]
+    batch = pad(inputs, 0)
+    with torch.no_grad():
+        return float((policy(batch).logp - batch.sampler_logprobs).abs().max())
+
+
+def test_servers_follow_the_policy(
+    served: Served, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "FILE_BYTES", 1 << 20)  # several files
+    other = Served()
+    with serve(served) as one, serve(other) as two:
+        policy = Policy(load_model(MODEL))
+        chosen = settings([one, f"{two}/v1"], tmp_path / "weights")
+        assert chosen.resolve(MODEL) == "server"
+        sampler = make_sampler(chosen, policy, MODEL, tokenizer, max_model_len=256)
+        assert not sampler.is_policy
+        assert gap(policy, sampler) < 1e-4
+        assert len(served.bodies) == len(other.bodies) == 3  # the prompts are dealt out
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.05)
+        assert gap(policy, sampler) > 0.02
+        served.drops = 2  # broken connections are tried again
+        policy.sync(sampler)
+        assert gap(policy, sampler) < 1e-4
+        assert served.drops == 0
+        assert gap(policy, sampler, temperature=0.7) < 1e-4
+        assert gap(policy, sampler, temperature=0.0) < 1e-4
+        assert {body["n"] for body in served.bodies[-3:]} == {1}  # greedy samples are copies
+        cut = sampler.sample([SampleRequest(PROMPTS[0], 1)], SamplingParams(n=1, top_p=0.5, max_response_length=4))
+        assert all(math.isnan(x) for x in cut[0][0].logprobs)
+        body = served.bodies[0]
+        assert (body["top_k"], body["repetition_penalty"], body["min_p"], body["ignore_eos"]) == (0, 1.0, 0.0, True)
+        assert len({tuple(body["prompt"]) for body in (*served.bodies, *other.bodies)}) == len(PROMPTS)
+        params = SamplingParams(n=4, max_response_length=24)
+        (group,) = sampler.sample([SampleRequest(PROMPTS[0], 1)], params)
+        direct = TransformersSampler(policy.model, 0, set(served.bodies[-1]["stop_token_ids"]))
+        (expected,) = direct.sample([SampleRequest(PROMPTS[0], served.bodies[-1]["seed"])], params)
+        assert [s.token_ids for s in group] == [s.token_ids for s in expected]  # in the order of the group
+        assert len(served.reloads) == len(other.reloads) == 2
+        assert served.reloads[0][0] != served.reloads[1][0]  # never the same path again
+        assert not any((tmp_path / "weights").rglob("*.safetensors"))  # taken away once they are read
+        sampler.close()
+        assert not list((tmp_path / "weights").iterdir())
+
+
+def test_weights_travel_in_the_servers_precision(served: Served, tokenizer: Any, tmp_path: Path) -> None:
+    served.config["dtype"] = "torch.bfloat16"
+    with serve(served) as url:
+        make_sampler(settings([url], tmp_path), Policy(load_model(MODEL)), MODEL, tokenizer, max_model_len=64).close()
+    assert set(served.reloads[0][1].values()) == {torch.bfloat16}
+
+
+def test_what_is_wrong_with_a_server_is_said_first(served: Served, tmp_path: Path) -> None:
+    def refused(match: str, model: ModelSettings = MODEL, **options: Any) -> None:
+        with pytest.raises(SrftError, match=match):
+            settings([url], tmp_path, **options).resolve(model)
+
+    with serve(served) as url:
+        assert settings([url], tmp_path).resolve(MODEL) == "server"
+        served.status["/server_info"] = 404
+        refused("VLLM_SERVER_DEV_MODE=1")
+        served.status.clear()
+        served.config["logprobs_mode"] = "raw_logprobs"
+        refused("--logprobs-mode processed_logprobs")
+        served.config["logprobs_mode"] = "processed_logprobs"
+        served.vocabulary += 1
+        refused("another model")
+        served.vocabulary -= 2
+        refused("another model")
+        served.vocabulary += 1
+        refused("--hf-overrides '{.*40000", MODEL.model_copy(update={"config": {"rope_theta": 40000.0}}))
+        served.config["hf_overrides"] = {"rope_parameters": {"rope_theta": 5.0}}
+        refused("without --hf-overrides")
+        served.config["hf_overrides"] = {}
+        served.status["/v1/models"] = 500
+        refused("status 500")
+        served.status.clear()
+        del served.config["dtype"]
+        refused("dtype")
+        (tmp_path / "file").write_text("")
+        served.config["dtype"] = "torch.float32"
+        with pytest.raises(SrftError, match=r"rollout\.server\.folder"):
+            settings([url], tmp_path / "file").resolve(MODEL)
+    refused("is not reached")
+    with pytest.raises(SrftError, match="no urls"):
+        settings([], tmp_path).resolve(MODEL)
+    with pytest.raises(SrftError, match="no folder"):
+        SamplerSettings.model_validate({"engine": "server", "server": {"urls": ["http://x"]}}).resolve(MODEL)
+
+
+def test_another_shape_is_refused_before_it_gets_weights(served: Served, tmp_path: Path) -> None:
+    config = served.model.config
+    config.intermediate_size += 1
+    config.save_pretrained(tmp_path / "other")
+    served.path = str(tmp_path / "other")
+    with serve(served) as url, pytest.raises(SrftError, match=r"another model.*intermediate_size"):
+        settings([url], tmp_path / "weights").resolve(MODEL)
+    assert not served.reloads
+
+
+def test_httpx_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SrftError, match=r"srft\[server\]"):
+        settings(["http://x"], tmp_path).resolve(MODEL)
+
+
+def test_errors_while_running_say_what_to_do(served: Served, tokenizer: Any, tmp_path: Path) -> None:
+    policy = Policy(load_model(MODEL))
+    with serve(served) as url:
+        chosen = settings([url], tmp_path, timeout=0.2)
+        with pytest.raises(SrftError, match="--max-model-len 2000"):
+            make_sampler(chosen, policy, MODEL, tokenizer, max_model_len=2000)
+        sampler = make_sampler(chosen, policy, MODEL, tokenizer, max_model_len=64)
+        with served.lock, pytest.raises(SrftError, match=r"rollout\.server\.timeout"):
+            gap(policy, sampler)
+        served.drops = 10**6
+        with pytest.raises(SrftError, match="is not reached"):
+            gap(policy, sampler)
+        served.drops = 0
+        served.status["/v1/completions"] = 503
+        with pytest.raises(SrftError, match="status 503"):
+            gap(policy, sampler)
+        served.status["/collective_rpc"] = 500
+        with pytest.raises(SrftError, match="under the same path"):
+            policy.sync(sampler)
+        sampler.close()
+
+
+def test_a_run_samples_by_a_server_and_corrects(served: Served, tmp_path: Path) -> None:
+    with serve(served) as url:
+        changes = ["rollout.engine=server", f"rollout.server.urls=[{url}]", f"rollout.server.folder={tmp_path / 'w'}"]
+        changes += ["evaluation.sets={}", "method.name=grpo", "rollout.correction=tis", "optim.lr=1e-3"]
+        run = train(load_recipe("quickstart", [*SMALL, *changes]), tmp_path / "run")
+    for row in run.metrics:
+        assert row["sampling/sampling_logp_difference/mean"] < 1e-4
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-4)
+    assert len(served.reloads) == 3  # as loaded, and after each of two steps
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_server(served: Served, tmp_path: Path) -> None:
+    with serve(served) as url:
+        launched = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+             "-m", "srft", "train", "quickstart", *SMALL, "rollout.engine=server", f"rollout.server.urls=[{url}]",
+             f"rollout.server.folder={tmp_path / 'w'}", "evaluation.sets={}", "--out", str(tmp_path / "two")],
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert "2 × cpu" in launched.stdout
+    rows = RunDir(tmp_path / "two").metrics
+    assert [row["sampling/sampling_logp_difference/mean"] < 1e-4 for row in rows] == [True, True]
+    assert len(served.reloads) == 3  # by one process
+    assert len(served.bodies) == 8  # 4 prompts a step, by two
