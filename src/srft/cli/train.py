@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from srft.cli.app import console, quiet
-from srft.errors import SrftError
+from srft.errors import SrftError, did_you_mean
+
+ENGINES = ("local", "verl")
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -28,11 +30,13 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<recipe>-<time> if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    engine: Annotated[Literal["local", "verl"], typer.Option(help="local: this loop alone; verl: on Ray.")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or verl: on the GPUs of a Ray cluster.")] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; train nothing.")] = False,
 ) -> None:
     """Train as a recipe says: `srft train quickstart optim.lr=2e-6 training.steps=2 --out DIR`."""
     quiet()
+    if engine not in ENGINES:
+        raise SrftError(f"unknown engine '{engine}'", where="--engine", fix=did_you_mean(engine, ENGINES))
     from srft.recipe.load import load_recipe
 
     changes = list(overrides or [])

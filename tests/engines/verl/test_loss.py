@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,20 +47,22 @@ def test_parts_have_about_as_many_tokens() -> None:
     assert max(totals) - min(totals) < 50
 
 
-def output_of(model: Any, data: Any) -> dict[str, Tensor]:
-    """What verl's workers compute: log π of the next token and entropy at every position, at the sequence's
-    temperature."""
-    logp, entropy = [], []
+def output_of(model: Any, data: Any, loss: Loss) -> dict[str, Tensor]:
+    """What verl's workers compute at every position, at the sequence's temperature: log π of the next token, entropy,
+    and what the loss makes of the logits."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
     for ids, temperature in zip(data["input_ids"].unbind(), data["temperature"], strict=True):
-        full = (model(ids[None]).logits[0].float() / temperature).log_softmax(-1)
-        logp.append(full.gather(-1, ids.roll(-1)[:, None])[:, 0])
-        entropy.append(-(full.exp() * full).sum(-1))
-    nested = {"log_probs": logp, "entropy": entropy}
-    return {name: torch.nested.as_nested_tensor(parts, layout=torch.jagged) for name, parts in nested.items()}
+        logits = model(ids[None]).logits.float() / temperature
+        full = logits[0].log_softmax(-1)
+        found["log_probs"].append(full.gather(-1, ids.roll(-1)[:, None])[:, 0])
+        found["entropy"].append(-(full.exp() * full).sum(-1))
+        for name, x in loss(student_logits=logits, data=data).items():
+            found[name].append(x[0])
+    return {name: torch.nested.as_nested_tensor(parts, layout=torch.jagged) for name, parts in found.items()}
 
 
 @pytest.mark.parametrize("cut", [1, 2, 6], ids=lambda n: f"{n} micro-batches")
-@pytest.mark.parametrize("name", ["srft", "sft", "grpo", "luffy", "psft", "hpt", "sft+rl"])
+@pytest.mark.parametrize("name", ["srft", "sft", "gem", "grpo", "luffy", "psft", "hpt", "sft+rl"])
 def test_terms_do_not_depend_on_the_cut_nor_on_sequences_that_do_not_count(model: Any, name: str, cut: int) -> None:
     inputs = inputs_of([(3, 2), (3, 4), (3, 1), (4, 3), (4, 2)])
     table = Responses(
@@ -76,7 +79,8 @@ def test_terms_do_not_depend_on_the_cut_nor_on_sequences_that_do_not_count(model
         model.zero_grad()
         for i in range(count):
             data = to_verl(shared[i::count], table=table, dp_size=1)
-            loss, found = Loss(name, None, options)(output_of(model, data), data)
+            function = Loss(name, None, options)
+            loss, found = function(output_of(model, data, function), data)
             loss.backward()
             sums += found[SUMS]
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

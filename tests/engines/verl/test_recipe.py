@@ -38,7 +38,7 @@ def test_no_key_of_a_recipe_is_silently_ignored() -> None:
 
 
 OTHER: dict[str, Any] = {
-    "model.path": "other/model", "model.attention": "sdpa", "model.gradient_checkpointing": True,
+    "model.path": "other/model", "model.attention": "eager", "model.gradient_checkpointing": True,
     "model.trust_remote_code": True, "rollout.max_response_length": 77, "rollout.max_batch": 7,
     "data.max_prompt_length": 55, "training.prompts_per_step": 6, "training.tokens_per_micro_batch": 9999,
     "training.precision": "fp32", "training.seed": 5, "optim.weight_decay": 0.3, "optim.betas": [0.8, 0.9],
@@ -113,8 +113,8 @@ def test_methods_that_need_more_are_refused_by_name() -> None:
     places = {name: where_refused(name) for name in methods()}
     names = {name for name, place in places.items() if place}
     assert {places[name] for name in names} == {"method.name"}
-    assert names == {"ppo", "prime", "dpo", "gem", "sft-kl"}
-    assert all(methods()[name].vocabulary or methods()[name].needs({}) - NEEDS for name in names)
+    assert names == {"ppo", "prime", "dpo", "sft-kl"}
+    assert all(methods()[name].needs({}) - NEEDS for name in names)
 
 
 def test_the_command_refuses_before_anything_starts(tmp_path: Path) -> None:
@@ -123,6 +123,7 @@ def test_the_command_refuses_before_anything_starts(tmp_path: Path) -> None:
     assert "method.name" in ran.stderr
     assert "critic" in ran.stderr
     assert not (tmp_path / "run").exists()
+    assert "Did you mean 'verl'?" in command("train", "quickstart", "--engine", "verk").stderr
 
 
 def test_overrides_of_verl_are_its_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,7 @@ FIXED: dict[str, Any] = {
 TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "model.path": lambda path: {f"{MODEL}.path": resolve_path(path)},
     "model.config": lambda changes: {},  # see `settings`: in files that verl and vLLM read
-    "model.attention": lambda name: (
-        {} if name is None else {f"{MODEL}.override_config.attn_implementation": name,
-                                 f"{MODEL}.use_remove_padding": name.startswith("flash")}
-    ),
+    "model.attention": lambda name: _attention(name or ("flash_attention_2" if _has_flash() else "sdpa")),
     "model.gradient_checkpointing": lambda on: {f"{MODEL}.enable_gradient_checkpointing": on},
     "model.trust_remote_code": lambda on: {f"{MODEL}.trust_remote_code": on},
     "rollout.max_response_length": lambda n: {"data.max_response_length": n},
@@ -121,6 +119,16 @@ def _key(override: str) -> str:
 def _value(recipe: Recipe, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(recipe, section), name)
+
+
+def _has_flash() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def _attention(name: str) -> dict[str, Any]:
+    # Sequences one behind the other need an attention that keeps them apart; with another one verl pads them.
+    packed = name.startswith("flash")
+    return {f"{MODEL}.override_config.attn_implementation": name, f"{MODEL}.use_remove_padding": packed}
 
 
 def _precision(dtype: str) -> dict[str, Any]:

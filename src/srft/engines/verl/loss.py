@@ -35,9 +35,22 @@ class Loss:
     shaping: tuple[Callable[[Tokens], Tensor], ...] = ()
     correct: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def __call__(self, model_output: Mapping[str, Tensor], data: Any, dp_group: Any = None) -> tuple[Tensor, dict]:
+    def __call__(
+        self,
+        model_output: Mapping[str, Tensor] = {},
+        data: Any = None,
+        dp_group: Any = None,
+        *,
+        student_logits: Any = None,
+    ) -> Any:
         """The loss and what its metrics are made of. verl averages gradients over ranks, while the terms are shares of
-        one sum over ranks: hence `dp_size`."""
+        one sum over ranks: hence `dp_size`.
+
+        Asked first with the logits (1, M, V) of all M tokens, where the method wants quantities of the whole
+        vocabulary: verl's own use of that call is distillation. Then it gives these, (1, M) by name.
+        """
+        if student_logits is not None:
+            return self.quantities(student_logits)
         t, sampler_logprobs = self.tokens(model_output, data)
         weight = None
         if self.correct is not None:
@@ -48,14 +61,21 @@ class Loss:
         sums.add(t, terms, sampler_logprobs, weight)
         return torch.stack(list(terms.values())).sum() * data["dp_size"], {SUMS: sums}
 
+    def quantities(self, logits: Tensor) -> dict[str, Tensor]:
+        """What the method asks of the whole vocabulary, (1, M) by name, of logits (1, M, V)."""
+        logp = logits[0].float().log_softmax(-1)
+        asked = get_method(self.name, self.file).vocabulary
+        return {name: quantity(logp, None, self.options)[None] for name, quantity in asked.items()}
+
     def tokens(self, model_output: Mapping[str, Tensor], data: Any) -> tuple[Tokens, Tensor]:
         """The response tokens of a micro-batch, and the sampler's log-probs of them (N,), nan where none."""
         device = model_output["log_probs"].device
         lengths = data["loss_mask"].offsets().diff()
         kept = data["loss_mask"].values().bool()
         row = data["row"].repeat_interleave(lengths)[kept]
-        flat = {k: at_responses(model_output[k], lengths)[kept].float() for k in ("log_probs", "entropy")}
+        flat = {k: at_responses(x, lengths)[kept].float() for k, x in model_output.items()}
         given: dict[str, Any] = {name: data[name].values()[kept] for name in GIVEN if name in data}
         table = data["table"].to(device)
-        t = Tokens(flat["log_probs"], flat["entropy"], row, table, shaping=self.shaping, record={}, **given)
+        logp, entropy = flat.pop("log_probs"), flat.pop("entropy")
+        t = Tokens(logp, entropy, row, table, vocabulary=flat, shaping=self.shaping, record={}, **given)
         return t, data["sampler_logprobs"].values()[kept]

@@ -103,11 +103,9 @@ def check(recipe: Recipe) -> None:
         SrftError: naming the key, for the first thing that it cannot.
     """
     for part in recipe.parts:
-        missing = sorted(part.needs - NEEDS)
-        if missing or part.loss.vocabulary:
-            lacks: list[str] = [*missing] or [f"vocabulary quantities ({', '.join(part.loss.vocabulary)})"]
+        if missing := sorted(part.needs - NEEDS):
             raise SrftError(
-                f"'{part.method.name}' needs what verl's workers do not give: {', '.join(lacks)}",
+                f"'{part.method.name}' needs what verl's workers do not give: {', '.join(missing)}",
                 where="method.name",
                 fix="Train it without --engine verl, or choose another method or other options of it.",
             )

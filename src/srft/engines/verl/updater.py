@@ -115,6 +115,7 @@ class VerlUpdater(Updater):
             values,
             table=batch.responses,
             calculate_entropy=True,
+            distillation_use_topk=bool(self.method.vocabulary),  # verl's word for handing the logits to the loss
             global_batch_size=len(inputs),
             mini_batch_size=len(inputs),
             epochs=1,
