@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from srft.errors import SrftError
 
@@ -32,3 +34,8 @@ def gather(accelerator: Accelerator, objects: list) -> list:
     everyone: list[Any] = [None] * accelerator.num_processes
     torch.distributed.all_gather_object(everyone, objects)
     return [item for part in everyone for item in part]
+
+
+def whole(x: Tensor) -> Tensor:
+    """All of a tensor that may be in shards; then every process must ask for it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x

@@ -15,6 +15,7 @@ from srft.policy.adapters import save_base
 from srft.policy.head import is_linear, linear_head, logits, scaled_logits
 from srft.policy.micro_batch import MicroBatch
 from srft.policy.packing import packs, response_states
+from srft.processes import whole
 
 CHUNK = 1024  # tokens whose logits exist at once
 Quantity = Callable[[Tensor, Tensor | None], Tensor]  # log π (C, V) and log π_ref (C, V) → (C,)
@@ -123,8 +124,20 @@ class Policy(nn.Module):
         sampler.update_weights(self.weights())
 
     @torch.no_grad()
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take over the weights of another policy of the same shape."""
+        own = self.causal_lm.state_dict()
+        for name, tensor in weights:
+            own[name].copy_(tensor)
+
+    @torch.no_grad()
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors as a plain causal LM has them, LoRA merged in, without changing the policy."""
+        """Names and whole tensors as a plain causal LM has them, LoRA merged in, without changing the policy. Those of
+        a sharded policy are gathered one by one: every process must take them all."""
+        for name, tensor in self._merged_weights():
+            yield name, whole(tensor)
+
+    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         if not hasattr(self.model, "peft_config"):
             yield from self.model.state_dict().items()
             return
@@ -137,9 +150,13 @@ class Policy(nn.Module):
             if "lora_" not in name:
                 yield name.replace(".base_layer", ""), tensor
 
-    def save(self, folder: Path, tokenizer: Any) -> None:
-        """Write weights (of a LoRA policy the adapters), config and tokenizer in Hugging Face format."""
-        self.model.save_pretrained(folder)
+    def save(self, folder: Path, tokenizer: Any, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write weights (of a LoRA policy the adapters), config and tokenizer in Hugging Face format.
+
+        Args:
+            weights: of a sharded policy, whole; its own if left out.
+        """
+        self.model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
         if hasattr(self.model, "peft_config"):
             save_base(self.model, folder)
         tokenizer.save_pretrained(folder)
@@ -162,7 +179,7 @@ class Critic(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """(N,) in the order of `batch.row`, float32 or wider."""
-        value = self.head(response_states(self.body, batch, self.packed))[:, 0]
+        value = self.head(response_states(self.body, batch, self.packed)).sum(-1)  # of one; a view would not do, sharded
         return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

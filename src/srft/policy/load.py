@@ -104,14 +104,29 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
         SrftError: the model or the checkpoint cannot be loaded; the checkpoint's adapters are of another shape.
     """
     resumed = checkpoint if settings.lora and checkpoint and has_adapters(checkpoint) else None
-    model = _load_whole(settings, base_in_run(resumed) if resumed else checkpoint)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if settings.lora:
-        model = with_adapters(model, settings.lora)
+    model = _prepared(_load_whole(settings, base_in_run(resumed) if resumed else checkpoint), settings)
     if resumed:
         read_adapters(model, resumed)
     return model
+
+
+def empty_model(settings: ModelSettings, dtype: torch.dtype = MASTER_DTYPE) -> Any:
+    """A model as `load_model` gives it, on the meta device: shapes without values."""
+    config = load_config(settings)
+    extra = {"attn_implementation": settings.attention} if settings.attention else {}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=settings.trust_remote_code, **extra
+        )
+        model.tie_weights()
+        return _prepared(model, settings)
+
+
+def _prepared(model: Any, settings: ModelSettings) -> Any:
+    """The model, with gradient checkpointing and adapters where the settings ask for them."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return with_adapters(model, settings.lora) if settings.lora else model
 
 
 def whole_model(settings: ModelSettings) -> ModelSettings:

@@ -9,17 +9,21 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from srft.evaluation.evaluator import Evaluator
 from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
 from srft.objective.correction import importance_weight
 from srft.policy.forward import Critic, Policy
-from srft.policy.load import load_model
+from srft.policy.load import MASTER_DTYPE, empty_model, load_model
+from srft.policy.sharding import is_sharded, shard, whole_copy
+from srft.processes import first
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
 from srft.rollout.sampler import Sampler
+from srft.rollout.samplers import samplers
 from srft.rollout.settings import RolloutSettings
 from srft.run.plan import Plan
 from srft.training.batches import Batcher
@@ -36,13 +40,30 @@ from srft.verify.verifier import Verifier
 
 def make_policy(plan: Plan, accelerator: Accelerator, checkpoint: Path | None) -> Policy:
     """The policy of a stage, with the checkpoint's weights where there is one."""
-    return Policy(load_model(plan.recipe.model, checkpoint)).to(accelerator.device)
+    policy = _network(lambda load: Policy(load(plan.recipe.model, checkpoint)), plan, accelerator)
+    # What ends a response: a process that did not read the model does not know it.
+    policy.causal_lm.generation_config = broadcast_object_list([policy.causal_lm.generation_config])[0]
+    return policy
 
 
-def make_collector(plan: Plan, policy: Policy, verifier: Verifier) -> Collector:
+def make_inference(plan: Plan, policy: Policy, accelerator: Accelerator) -> Policy:
+    """What samples, and scores samples: the policy itself, or a whole copy in each process where the policy is sharded,
+    whose passes are common to all processes."""
+    recipe = plan.recipe
+    engine = samplers()[recipe.rollout.resolve()]
+    wanted = engine.is_policy or recipe.evaluation.statistics or recipe.data.selection is not None
+    if not (wanted and is_sharded(policy)):
+        return policy
+    settings = recipe.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    return whole_copy(policy, empty_model(settings, _compute_dtype(accelerator) or MASTER_DTYPE))
+
+
+def make_collector(plan: Plan, inference: Policy, verifier: Verifier) -> Collector:
     """What samples from the policy and grades."""
     recipe = plan.recipe
-    sampler = make_sampler(recipe.rollout, policy, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence)
+    sampler = make_sampler(
+        recipe.rollout, inference, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence
+    )
     return Collector(sampler, verifier.grade, plan.tokenizer, recipe.training.seed, plan.prompting)
 
 
@@ -50,6 +71,7 @@ def make_loop(
     plan: Plan,
     span: StageSpan,
     policy: Policy,
+    inference: Policy,
     collector: Collector,
     accelerator: Accelerator,
     run_dir: RunDir,
@@ -111,7 +133,7 @@ def make_loop(
         collector,
         accelerator,
         seed_purpose="evaluation {}",
-        policy=policy if recipe.evaluation.statistics else None,
+        policy=inference if recipe.evaluation.statistics else None,
         pad_token_id=plan.pad_token_id,
     )
     warmup = round(optim.warmup * span.steps)
@@ -124,6 +146,7 @@ def make_loop(
         needs=recipe.needs,
         accelerator=accelerator,
         updater=updater,
+        inference=inference,
         scheduler=get_scheduler(optim.schedule_name, trained_policy.optimizer.optimizer, warmup, span.steps),
         collect=collect,
         batcher=batcher,
@@ -134,8 +157,30 @@ def make_loop(
     )
 
 
+def _network(build: Callable[[Callable[..., Any]], nn.Module], plan: Plan, accelerator: Accelerator) -> Any:
+    """A network where it computes, sharded where the plan says so. `build` makes it with the loader of models that it
+    is given: of the processes that shard it the first alone reads weights."""
+    training = plan.recipe.training
+    if not training.shard:
+        return build(load_model).to(accelerator.device)
+    read: list[nn.Module] = []
+    first(accelerator, lambda: read.append(build(load_model)))
+    with torch.device("meta"):
+        (network,) = read or [build(lambda settings, checkpoint=None: empty_model(settings))]
+    return shard(network, accelerator.device, _compute_dtype(accelerator), offload=training.offload)
+
+
+def _compute_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """Of a sharded network's computation; None: that of its weights."""
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+
+
 def _trained(network: Any, plan: Plan, accelerator: Accelerator, lr: float) -> TrainedNetwork:
-    return TrainedNetwork(*accelerator.prepare(network, _optimizer(network, plan, lr)))
+    optimizer = _optimizer(network, plan, lr)
+    if is_sharded(network):  # accelerate adds no more than the precision of the pass
+        network = accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)
+        return TrainedNetwork(network, accelerator.prepare(optimizer))
+    return TrainedNetwork(*accelerator.prepare(network, optimizer))
 
 
 def _optimizer(network: Any, plan: Plan, lr: float) -> torch.optim.Optimizer:
@@ -149,10 +194,11 @@ def _auxiliary_networks(plan: Plan, accelerator: Accelerator) -> dict[str, Train
     recipe, networks = plan.recipe, {}
     lr = recipe.optim.auxiliary_lr or recipe.optim.lr
     if "critic" in recipe.needs:
-        critic = Critic(load_model(recipe.model.model_copy(update={"lora": None}))).to(accelerator.device)
+        whole = recipe.model.model_copy(update={"lora": None})
+        critic = _network(lambda load: Critic(load(whole)), plan, accelerator)
         networks["critic"] = _trained(critic, plan, accelerator, lr)
     if "reward_model" in recipe.needs:
-        reward_model = Policy(load_model(recipe.model)).to(accelerator.device)
+        reward_model = _network(lambda load: Policy(load(recipe.model)), plan, accelerator)
         networks["reward_model"] = _trained(reward_model, plan, accelerator, lr)
     return networks
 
@@ -160,7 +206,7 @@ def _auxiliary_networks(plan: Plan, accelerator: Accelerator) -> dict[str, Train
 def _reference(plan: Plan, accelerator: Accelerator) -> Policy | None:
     if not plan.recipe.needs & {"reference", "reference_distribution"}:
         return None
-    return Policy(load_model(plan.recipe.model)).to(accelerator.device).eval().requires_grad_(False)
+    return _network(lambda load: Policy(load(plan.recipe.model)).eval().requires_grad_(False), plan, accelerator)
 
 
 def make_correction(rollout: RolloutSettings, sampler: Sampler) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
+from torch import distributed
 
 from srft.data.files import write_json
 from srft.errors import SrftError
@@ -27,7 +28,8 @@ from srft.run.estimate import check_size, estimate
 from srft.run.plan import Plan, make_plan
 from srft.run.preference import train_preferences
 from srft.run.select import with_selection
-from srft.run.stage import make_collector, make_loop, make_policy
+from srft.run.sharding import with_sharding
+from srft.run.stage import make_collector, make_inference, make_loop, make_policy
 from srft.training.checkpoint import load_state
 from srft.training.display import Display
 from srft.training.loop import StageSpan
@@ -116,7 +118,7 @@ def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -
 
 def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifier: Verifier) -> list[Plan]:
     """A plan for each stage, each checked against data, model and machine."""
-    plans = [make_plan(part, verifier, accelerator.num_processes) for part in recipe.parts]
+    plans = [with_sharding(make_plan(part, verifier, accelerator.num_processes), accelerator) for part in recipe.parts]
     _check_adapters(plans)
     for plan in plans:
         check_size(estimate(plan, accelerator.num_processes), run_dir.path)
@@ -162,13 +164,15 @@ def _train_stages(
         first_step = here["first_step"] if here else first_step
         checkpoint = run_dir.checkpoint if run_dir.checkpoints else None
         policy = make_policy(plan, accelerator, checkpoint)
-        collector = make_collector(plan, policy, verifier)
+        inference = make_inference(plan, policy, accelerator)
+        collector = make_collector(plan, inference, verifier)
         try:
-            plan = with_selection(plan, policy, collector, accelerator, run_dir.selection(stage), stage)
+            plan = with_selection(plan, inference, collector, accelerator, run_dir.selection(stage), stage)
             where = f"{accelerator.num_processes} × {accelerator.device.type}"
+            where += ", sharded" * bool(plan.recipe.training.shard)
             display.say(headline(plan, where, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
             span = StageSpan(stage, first_step, plan.steps)
-            loop = make_loop(plan, span, policy, collector, accelerator, run_dir, display)
+            loop = make_loop(plan, span, policy, inference, collector, accelerator, run_dir, display)
             if here:
                 loop.restore(here)
             start = here["step"] if here else 0
@@ -186,6 +190,9 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
     device = pick_device(recipe.training.device)
     precision = pick_precision(recipe.training.precision, device)
     AcceleratorState._reset_state()  # another run of this process may have had another precision
+    launched = distributed.is_torchelastic_launched() and not distributed.is_initialized()
+    if launched and device.type == "cuda" and any(part.training.offload for part in recipe.parts):
+        distributed.init_process_group("cpu:gloo,cuda:nccl")  # what is offloaded is summed on the CPU
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from srft.objective.tokens import Responses
-from srft.policy.micro_batch import MicroBatch, make_micro_batches
+from srft.policy.micro_batch import MicroBatch, ModelInput, make_micro_batches
 from srft.processes import gather
 from srft.rollout.response import Response
 
@@ -73,5 +73,11 @@ class Batcher:
             step=step,
         )
         inputs = [r.model_input(row_of[r.group_id, k]) for k, r in enumerate(responses)]
-        batches = make_micro_batches(inputs, self.tokens_per_micro_batch, self.pad_token_id, self.packed)
-        return UpdateBatch(table, batches)
+        return UpdateBatch(table, self._micro_batches(inputs))
+
+    def _micro_batches(self, inputs: Sequence[ModelInput]) -> list[MicroBatch]:
+        """This rank's, with empty ones behind until each rank has as many: a sharded network's passes are common to all
+        ranks."""
+        mine = make_micro_batches(inputs, self.tokens_per_micro_batch, self.pad_token_id, self.packed)
+        most = max(gather(self.accelerator, [len(mine)]))
+        return mine + make_micro_batches([], self.tokens_per_micro_batch, self.pad_token_id) * (most - len(mine))

@@ -1,20 +1,77 @@
-"""What lies in a checkpoint with the model: the state that a resumed run continues from."""
+"""What lies in a checkpoint with the model: the state that a resumed run continues from. Plain values are in one file;
+tensors are in safetensors files, one from each process, which any number of processes reads."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 FILE = "trainer.pt"
+SHARDS = "trainer"
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the loop's state into a checkpoint's folder."""
-    torch.save(state, folder / FILE)
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write the loop's plain values into a checkpoint's folder."""
+    torch.save(dict(state), folder / FILE)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The loop's state saved in a checkpoint."""
+    """The loop's plain values saved in a checkpoint."""
     return torch.load(checkpoint / FILE, map_location="cpu", weights_only=True)
+
+
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors into a checkpoint's folder; every process takes part and writes what it holds of them."""
+    writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+    with _one_process_is_meant():
+        dcp.save(dict(tensors), storage_writer=writer, no_dist=not torch.distributed.is_initialized())
+
+
+def load_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Read a checkpoint's tensors of these names in place; every process takes part and reads what it holds of them."""
+    reader = HuggingFaceStorageReader(str(checkpoint / SHARDS))
+    with _one_process_is_meant(), torch.no_grad():
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+
+
+def trained_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights under training, by the names that they are saved under."""
+    return {f"weights/{name}/{key}": p.detach() for key, p in network.named_parameters() if p.requires_grad}
+
+
+def optimizer_state(name: str, network: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """An optimizer's state of the network's weights, by the names that it is saved under."""
+    return {
+        f"optimizer/{name}/{key}/{moment}": value
+        for key, p in network.named_parameters()
+        for moment, value in optimizer.state.get(p, {}).items()
+    }
+
+
+def room_for_optimizer_state(checkpoint: Path, name: str, network: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+    """Room in the optimizer for what the checkpoint holds of it, by the names that it is saved under."""
+    weights, room = dict(network.named_parameters()), {}
+    saved = HuggingFaceStorageReader(str(checkpoint / SHARDS)).read_metadata().state_dict_metadata
+    for full_name, tensor in saved.items():
+        kind, network_name, key, *moment = full_name.split("/")
+        if (kind, network_name) == ("optimizer", name):
+            weight = weights[key].detach()
+            same_shape = tensor.size == weight.shape  # else a count of steps
+            value = torch.empty_like(weight) if same_shape else torch.empty(tensor.size, dtype=tensor.properties.dtype)
+            optimizer.state[weights[key]][moment[0]] = room[full_name] = value
+    return room
+
+
+@contextmanager
+def _one_process_is_meant() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield

@@ -6,18 +6,27 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from srft.evaluation.evaluator import Evaluator
 from srft.objective.registry import Need
-from srft.processes import gather
+from srft.policy.forward import Policy
+from srft.policy.sharding import is_sharded, whole_weights
+from srft.processes import first, gather
 from srft.rollout.response import Response
 from srft.training.batches import Batcher
-from srft.training.checkpoint import save_state
+from srft.training.checkpoint import (
+    load_tensors,
+    optimizer_state,
+    room_for_optimizer_state,
+    save_state,
+    save_tensors,
+    trained_weights,
+)
 from srft.training.collect import StepCollector
 from srft.training.display import Display
 from srft.training.hooks import Hook
@@ -51,6 +60,7 @@ class Loop:
         updates_per_batch: optimizer updates on the responses of one step.
         needs: what the method says it needs.
         updater: policy, optimizer and method, with the `scheduler` of the learning rate.
+        inference: what samples and scores: the policy itself, or a copy of it.
         collect: draws a step's prompts and collects the responses.
         evaluator: of the evaluation's benchmarks.
     """
@@ -66,6 +76,7 @@ class Loop:
         needs: frozenset[Need],
         accelerator: Accelerator,
         updater: Updater,
+        inference: Policy,
         scheduler: Any,
         collect: StepCollector,
         batcher: Batcher,
@@ -76,7 +87,8 @@ class Loop:
     ) -> None:
         self.span, self.training, self.evaluation, self.logging = span, training, evaluation, logging
         self.updates_per_batch, self.needs, self.accelerator = updates_per_batch, needs, accelerator
-        self.updater, self.scheduler, self.collect, self.batcher = updater, scheduler, collect, batcher
+        self.updater, self.inference, self.scheduler = updater, inference, scheduler
+        self.collect, self.batcher = collect, batcher
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self.interruption = Interruption()
@@ -108,7 +120,7 @@ class Loop:
             metrics |= hook.after_update(step, collected, metrics)
         metrics["learning_rate"] = self.updater.policy.optimizer.param_groups[0]["lr"]  # before the scheduler's step
         self.scheduler.step()
-        self.policy.sync(self.collect.collector.sampler)
+        self.sync()
         clock.lap("seconds/update")
         self.report(step, metrics | clock.seconds, collected.responses)
 
@@ -116,6 +128,12 @@ class Loop:
     def policy(self) -> Any:
         """The policy, without what accelerate wrapped around it."""
         return self.accelerator.unwrap_model(self.updater.policy.network)
+
+    def sync(self) -> None:
+        """Hand the present weights to what samples and scores."""
+        if self.inference is not self.policy:
+            self.policy.sync(self.inference)
+        self.inference.sync(self.collect.collector.sampler)
 
     def needs_of(self, step: int) -> frozenset[Need]:
         """What this step collects: the method's needs, unless a hook chooses among them."""
@@ -170,19 +188,27 @@ class Loop:
             self.display.evaluation(rows)
 
     def save(self, step: int) -> None:
-        """Save a checkpoint that transformers loads and `--resume` continues from."""
+        """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes."""
+        number, unwrap = self.span.first_step + step, self.accelerator.unwrap_model
+        weights = whole_weights(self.policy) if is_sharded(self.policy) else None
+        folder = self.run_dir.unfinished_checkpoint(number)
 
-        def write(folder: Path) -> None:
-            self.policy.save(folder, self.collect.collector.tokenizer)
+        def begin() -> None:
+            self.run_dir.begin_checkpoint(number)
+            self.policy.save(folder, self.collect.collector.tokenizer, weights)
             save_state(folder, self.state(step))
 
-        if self.accelerator.is_main_process:
-            self.run_dir.save_checkpoint(self.span.first_step + step, write, self.training.keep_checkpoints)
-        self.accelerator.wait_for_everyone()
+        first(self.accelerator, begin)
+        tensors: dict[str, Tensor] = {}
+        for name, part in self.trained_networks().items():
+            tensors |= optimizer_state(name, unwrap(part.network), part.optimizer)
+        for name, part in self.updater.auxiliary.items():
+            tensors |= trained_weights(name, unwrap(part.network))
+        save_tensors(folder, tensors)
+        first(self.accelerator, lambda: self.run_dir.finish_checkpoint(number, self.training.keep_checkpoints))
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a run resumed after `step` of the stage continues from, but for the policy's weights."""
-        unwrap = self.accelerator.unwrap_model
+        """What a run resumed after `step` of the stage continues from, but for weights and optimizers."""
         return {
             "stage": self.span.stage,
             "first_step": self.span.first_step,
@@ -191,30 +217,26 @@ class Loop:
             "hooks": {hook.name: hook.state() for hook in self.hooks},
             "skipped": self.updater.skipped,
             "scheduler": self.scheduler.state_dict(),
-            "optimizers": {name: part.optimizer.state_dict() for name, part in self.trained_networks().items()},
-            "auxiliary": {name: unwrap(part.network).state_dict() for name, part in self.updater.auxiliary.items()},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint's state; the policy has its weights already. Learning rates and schedule are
-        those of the recipe in force, which may be longer than the one that was saved."""
+        """Continue from the run's newest checkpoint, whose `state` this is; the policy has its weights already.
+        Learning rates and schedule are those of the recipe in force, which may be longer than the saved one's."""
         self.collect.stream.position, self.updater.skipped = state["position"], state["skipped"]
         for hook in self.hooks:
             if hook.name in state["hooks"]:  # else it is new in the recipe, and begins here
                 hook.load_state(state["hooks"][hook.name])
+        checkpoint, unwrap = self.run_dir.checkpoint, self.accelerator.unwrap_model
+        tensors: dict[str, Tensor] = {}
         for name, part in self.trained_networks().items():
-            if name not in state["optimizers"]:
-                continue
-            rates = [group["lr"] for group in part.optimizer.param_groups]
-            part.optimizer.load_state_dict(state["optimizers"][name])
-            for group, rate in zip(part.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            tensors |= room_for_optimizer_state(checkpoint, name, unwrap(part.network), part.optimizer)
+        for name, part in self.updater.auxiliary.items():
+            tensors |= trained_weights(name, unwrap(part.network))
+        load_tensors(checkpoint, tensors)
         schedule, groups = self.scheduler, self.updater.policy.optimizer.param_groups
         schedule.last_epoch = state["scheduler"]["last_epoch"]
         for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = base * share(schedule.last_epoch)
-        for name, part in self.updater.auxiliary.items():
-            self.accelerator.unwrap_model(part.network).load_state_dict(state["auxiliary"][name])
         self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage]
 
     def _lacks_evaluation(self, step: int) -> bool:

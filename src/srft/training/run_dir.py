@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class RunDir:
     recipe.yaml, environment.json, metrics.jsonl (a line a step), evaluations.jsonl (a line a benchmark and step),
     evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl, selection-2.jsonl (what
     stage 2 learns from, where it selects its own samples), checkpoints/step-000060/ (Hugging Face format, with
-    trainer.pt to resume from).
+    trainer.pt and trainer/ to resume from).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -106,23 +106,29 @@ class RunDir:
             raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
         return self.checkpoints[-1]
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], keep: int) -> Path:
-        """Have `write` fill step's checkpoint under another name first, so that a crash never leaves half of one; of
-        the older ones the newest `keep` - 1 stay, and those that the adapters in kept ones stand on."""
-        final = self.path / "checkpoints" / f"step-{step:06d}"
-        partial = final.with_name(final.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+    def unfinished_checkpoint(self, step: int) -> Path:
+        """Where step's checkpoint is written under another name first, so that a crash never leaves half of one."""
+        return self._checkpoint_at(step).with_name(self._checkpoint_at(step).name + ".partial")
+
+    def begin_checkpoint(self, step: int) -> None:
+        """Make that folder anew."""
+        shutil.rmtree(self.unfinished_checkpoint(step), ignore_errors=True)
+        self.unfinished_checkpoint(step).mkdir(parents=True)
+
+    def finish_checkpoint(self, step: int, keep: int) -> None:
+        """Give step's checkpoint its name; of the older ones the newest `keep` - 1 stay, and those that the adapters in
+        kept ones stand on."""
+        shutil.rmtree(self._checkpoint_at(step), ignore_errors=True)
+        os.replace(self.unfinished_checkpoint(step), self._checkpoint_at(step))
         kept = {*self.checkpoints[-keep:]}
         for checkpoint in sorted(kept):
             while (base := base_in_run(checkpoint)) is not None:
                 kept.add(checkpoint := base)
         for old in {*self.checkpoints} - kept:
             shutil.rmtree(old)
-        return final
+
+    def _checkpoint_at(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         return read_whole_rows(self.path / name)

@@ -58,6 +58,12 @@ class TrainingSettings(Section):
     tokens_per_micro_batch: int = Field(16384, gt=0, description="padded tokens of one forward pass")
     precision: Precision = Field("auto", description="auto: bf16 autocast on CUDA, else fp32")
     device: DeviceName = "auto"
+    shard: bool | None = Field(
+        None,
+        description="spread weights, gradients and optimizer over the processes (FSDP2); "
+        "if left out, where several GPUs train and one cannot hold them",
+    )
+    offload: bool = Field(False, description="keep what is sharded in the CPU's memory while a GPU computes")
     seed: int = 0
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: only at the end or when interrupted")
     keep_checkpoints: int = Field(2, gt=0)
@@ -66,6 +72,12 @@ class TrainingSettings(Section):
     def _one_length(self) -> TrainingSettings:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give one of `steps` and `epochs`")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_what_is_sharded(self) -> TrainingSettings:
+        if self.offload and self.shard is False:
+            raise ValueError("`offload` moves shards to the CPU's memory, and `shard` is false")
         return self
 
 

@@ -12,19 +12,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from srft.objective import Method, Need, Tokens
 from srft.objective import Quantity as MethodQuantity
 from srft.objective.correction import weighted_gradient
 from srft.policy.forward import Quantity
 from srft.policy.micro_batch import MicroBatch
+from srft.processes import whole
 from srft.training.batches import UpdateBatch
 from srft.training.metrics import TokenSums, check_sampler, combined
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network (the policy, a critic, a reward model) and its optimizer, both prepared by accelerate."""
+    """A network (the policy, a critic, a reward model) and its optimizer, both prepared by accelerate; or a sharded
+    network, whose optimizer alone is."""
 
     network: Any
     optimizer: Any
@@ -156,7 +159,7 @@ class Updater:
     def _step(self) -> dict[str, float]:
         """Clip and step every optimizer, unless a gradient is not finite. Returns the norms before clipping."""
         norms = {
-            name: float(self.accelerator.clip_grad_norm_(trained.network.parameters(), self.max_grad_norm))
+            name: float(whole(clip_grad_norm_(trained.network.parameters(), self.max_grad_norm)))
             for name, trained in self.networks.items()
         }
         finite = all(torch.isfinite(torch.tensor(list(norms.values()))))
@@ -179,13 +182,20 @@ class Updater:
         policy = self.policy.network(batch, quantities, *reference)
         values: dict[str, Any] = dict(fixed)
         if critic := self.auxiliary.get("critic"):
-            values["value"] = critic.network(batch)
+            values["value"] = _alias(critic.network(batch))
         if model := self.auxiliary.get("reward_model"):
-            values["reward_logp"] = model.network(batch).logp
+            values["reward_logp"] = _alias(model.network(batch).logp)
         return Tokens(
-            policy.logp, policy.entropy, batch.row, table,
-            vocabulary=policy.quantities, shaping=self.shaping, record={}, **values,
+            _alias(policy.logp), _alias(policy.entropy), batch.row, table,
+            vocabulary={name: _alias(x) for name, x in policy.quantities.items()},
+            shaping=self.shaping, record={}, **values,
         )  # fmt: skip
+
+
+def _alias(output: Tensor) -> Tensor:
+    """A network's output, apart from it in the graph: a gradient in this alone does not begin the network's backward
+    pass, for which a sharded one would gather weights."""
+    return output.view_as(output)
 
 
 def _bound(quantity: MethodQuantity, options: Mapping[str, Any]) -> Quantity:
