@@ -34,7 +34,7 @@ def responses_of(tokenizer: Any, is_demo: bool) -> list[Response]:
 
 
 def make(
-    model: Any, method: str, options: dict[str, Any], precision: str = "no", reference: Any = None
+    model: Any, method: str, options: dict[str, Any], precision: str = "no", reference: Any = None, tokens: int = 4096
 ) -> tuple[Updater, Batcher]:
     AcceleratorState._reset_state()
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
@@ -42,7 +42,8 @@ def make(
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=1e-3)
     trained = TrainedNetwork(*accelerator.prepare(policy, optimizer))
     updater = Updater(trained, accelerator, get_method(method), options, 1.0, reference=reference)
-    return updater, Batcher(accelerator, max_response_length=64, tokens_per_micro_batch=4096, pad_token_id=0)
+    limits = {"max_response_length": 64, "tokens_per_micro_batch": tokens, "pad_token_id": 0}
+    return updater, Batcher(accelerator, **limits, packed=policy.packed)
 
 
 def test_old_log_probs_have_no_dropout(tokenizer: Any) -> None:
@@ -93,3 +94,30 @@ def test_a_grossly_other_sampler_stops_the_run_before_an_update(model: Any, toke
     with pytest.raises(SrftError, match="samples from another model"):
         updater.update(batcher.make(responses, 1))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["srft", "grpo", "sft"])
+def test_packed_rows_change_no_number(method: str, tokenizer: Any) -> None:
+    """Metrics and the clipped gradient of an update: padded rows, one packed row, and many."""
+    demos, rollouts = (responses_of(tokenizer, is_demo) for is_demo in (True, False))
+    wrong = [replace(r, token_ids=(*r.token_ids[3:], 2), reward=0.0) for r in rollouts]
+    responses = [*demos, *rollouts, *wrong, replace(wrong[0], token_ids=wrong[0].token_ids[:2])]
+
+    def updated(packed: bool, tokens: int) -> tuple[int, dict[str, float], list[torch.Tensor]]:
+        model, gradients = load_model(ModelSettings(path="srft:model")), []
+        updater, batcher = make(model, method, {}, tokens=tokens)
+        updater.policy.network.packed = batcher.packed = packed
+        updater.policy.optimizer.optimizer.register_step_pre_hook(
+            lambda *_: gradients.extend(p.grad.clone() for p in model.parameters())
+        )
+        batches = [batcher.make(responses, 1)]
+        metrics = updater.update_all(updater.prepare(batches, get_method(method).needs({})))
+        return len(batches[0].micro_batches), metrics, gradients
+
+    _, expected, expected_gradients = updated(False, 4096)
+    for tokens, few in ((4096, True), (40, False)):
+        count, metrics, gradients = updated(True, tokens)
+        assert (count == 1) == few
+        assert metrics == pytest.approx(expected, rel=1e-5, abs=1e-7)
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from srft.policy.forward import Policy
 from srft.policy.micro_batch import ModelInput, make_micro_batches
 from srft.rollout.response import Response
 
-TOKENS_PER_MICRO_BATCH = 16384  # padded tokens of one forward pass
+TOKENS_PER_MICRO_BATCH = 16384  # of one forward pass
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def measure_inputs(
     """The statistics of each input's response, by row from 0, at the input's temperature; without dropout.
 
     Args:
-        max_tokens: padded tokens of one forward pass.
+        max_tokens: of one forward pass, as `make_micro_batches` counts them.
     """
     ordered = sorted(inputs, key=lambda x: x.row)
     count = torch.tensor([max(len(x.response_ids), 1) for x in ordered], dtype=torch.float64)

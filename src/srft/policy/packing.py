@@ -41,10 +41,9 @@ def packs(causal_lm: Any) -> bool:
     config = causal_lm.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     windowed = getattr(config, "sliding_window", None) and not getattr(config, "layer_types", None)
-    name = config._attn_implementation
-    if name not in ALL_ATTENTION_FUNCTIONS or {*kinds} != {"full_attention"} or windowed:
-        return False
-    if not causal_lm._supports_attention_backend:
+    name = config._attn_implementation or ""
+    is_causal = name == "sdpa" or name.startswith("flash_attention")  # by themselves, without a mask
+    if not (is_causal and causal_lm._supports_attention_backend) or {*kinds} != {"full_attention"} or windowed:
         return False
     if not isinstance(attention := ALL_ATTENTION_FUNCTIONS[name], _PackedAttention):
         ALL_ATTENTION_FUNCTIONS.register(name, _PackedAttention(attention))

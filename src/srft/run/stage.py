@@ -186,7 +186,7 @@ def _trained(network: Any, plan: Plan, accelerator: Accelerator, lr: float) -> T
 def _optimizer(network: Any, plan: Plan, lr: float) -> torch.optim.Optimizer:
     parameters = [p for p in network.parameters() if p.requires_grad]
     optim = plan.recipe.optim
-    return torch.optim.AdamW(parameters, lr=lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    return torch.optim.AdamW(parameters, lr=lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
 
 
 def _auxiliary_networks(plan: Plan, accelerator: Accelerator) -> dict[str, TrainedNetwork]:

@@ -55,7 +55,12 @@ class TrainingSettings(Section):
     steps: int | None = Field(None, ge=0)
     epochs: float | None = Field(None, gt=0, description="in place of steps")
     prompts_per_step: int = Field(128, gt=0)
-    tokens_per_micro_batch: int = Field(16384, gt=0, description="padded tokens of one forward pass")
+    tokens_per_micro_batch: int = Field(
+        16384,
+        gt=0,
+        description="tokens of one forward pass: a shared prompt counts once and padding not at all, unless the model "
+        "cannot be packed; about 2048 is best on a CPU",
+    )
     precision: Precision = Field("auto", description="auto: bf16 autocast on CUDA, else fp32")
     device: DeviceName = "auto"
     shard: bool | None = Field(
