@@ -6,7 +6,6 @@ import json
 import math
 import random
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from typer.testing import CliRunner
 
+from benchmarks.memory import CPU, estimated, setup_of, traced
 from benchmarks.published_steps import AMD, PUBLISHED, Published
 from srft.cli import app
 from srft.errors import SrftError
@@ -28,13 +26,12 @@ from srft.run.estimate import Estimate, check_size, estimate_on
 from srft.run.planning import plan_recipe
 from srft.run.sizing.advice import advise, fits
 from srft.run.sizing.hardware import GPUS, Device
-from srft.run.sizing.memory import activations, memory
+from srft.run.sizing.memory import memory
 from srft.run.sizing.setup import Lengths, Setup
 from srft.run.sizing.shape import MODELS, known_config, shape_of
 from srft.run.sizing.step_time import step_seconds, stop_rate
 from tests.helpers import python
 
-CPU = Device("cpu", 8 * 2**30, 1e11, 2e10, 1e10, 1e10, is_gpu=False)
 SMALL = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
          "num_key_value_heads": 2, "vocab_size": 350, "tie_word_embeddings": True}  # fmt: skip
 WIDE = {"hidden_size": 1792, "intermediate_size": 9472, "num_hidden_layers": 3, "num_attention_heads": 14,
@@ -101,26 +98,6 @@ def test_weights_gradients_and_moments_are_exact() -> None:
     assert update["optimizer"] == sum(x.nbytes for x in moments)
 
 
-def traced(config: Any, rows: int, length: int, bf16: bool, checkpointing: bool) -> float:
-    """Bytes beside weights and gradients at the peak of a forward and a backward pass, on tensors without data."""
-    with FakeTensorMode():
-        model = AutoModelForCausalLM.from_config(config)
-        if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-        tracker = MemTracker()
-        tracker.track_external(model)
-        ids = torch.zeros(rows, length, dtype=torch.long)
-        with tracker:
-            with torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext():
-                hidden = model.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-            hidden.float().sum().backward()
-        kinds = {
-            str(kind): size for sizes in tracker.get_tracker_snapshot("peak").values() for kind, size in sizes.items()
-        }
-    return sum(size for kind, size in kinds.items() if kind.endswith(("ACT", "TEMP")))
-
-
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
@@ -130,19 +107,10 @@ def traced(config: Any, rows: int, length: int, bf16: bool, checkpointing: bool)
 def test_activations_are_as_traced(
     tmp_path: Path, kind: str, sizes: dict[str, Any], rows: int, length: int, bf16: bool, checkpointing: bool
 ) -> None:
-    config = AutoConfig.for_model(kind, **sizes, use_cache=False)
+    config = AutoConfig.for_model(kind, **sizes)
     config.save_pretrained(tmp_path)
-    recipe = load_recipe(
-        "quickstart",
-        [
-            f"model.path={tmp_path}", f"model.gradient_checkpointing={str(checkpointing).lower()}",
-            f"training.precision={'bf16' if bf16 else 'fp32'}", f"training.tokens_per_micro_batch={rows * length}",
-            f"rollout.max_response_length={length // 2}", f"data.max_prompt_length={length // 2}",
-        ],
-    )  # fmt: skip
-    setup = estimate_on(recipe, Lengths.assumed(recipe), CPU).setup
-    cast = (setup.shape.layers if not checkpointing else 1) * 2 * setup.shape.layer if bf16 else 0
-    assert activations(setup) + cast == pytest.approx(traced(config, rows, length, bf16, checkpointing), rel=0.2)
+    case = rows, length, bf16, checkpointing
+    assert estimated(setup_of(str(tmp_path), *case)) == pytest.approx(traced(config, *case), rel=0.15)
 
 
 def test_the_state_is_divided_and_the_check_knows_it(tmp_path: Path) -> None:
@@ -184,7 +152,7 @@ def test_each_single_piece_of_advice_is_enough() -> None:
 def with_changes(setup: Setup, changes: Iterable[str]) -> Setup:
     """Keys keep in `Setup` the names that they have in a recipe."""
     values = {key.rpartition(".")[2]: yaml.safe_load(value) for key, _, value in (c.partition("=") for c in changes)}
-    return replace(setup, **values)
+    return replace(setup, **values, shard=setup.shard or "offload" in values)
 
 
 @pytest.mark.parametrize(("gpu", "gpus"), [("a100-40", 1), ("l4", 8), ("rtx4090", 2)])
@@ -220,10 +188,10 @@ def test_time_follows_the_work() -> None:
     slow = replace(setup.device, bandwidth=setup.device.bandwidth / 4)
     assert changed(setup, device=slow)["sampling"] > 2 * step["sampling"]
     assert changed(setup, device=slow)["training"] == step["training"]
-    bare = replace(setup.device, flops=math.inf, link=1e9)
-    gathered = changed(setup, device=bare)["training"]  # bound by the links
-    assert gathered > 0
-    assert changed(setup, device=bare, tokens_per_micro_batch=2 * setup.micro_batch)["training"] < gathered
+    linked = replace(setup.device, flops=math.inf, link=1e9)
+    gathered = changed(setup, device=linked)["training"]  # bound by the links
+    assert gathered > 5 * changed(setup, device=replace(linked, link=math.inf, network=math.inf))["training"]
+    assert changed(setup, device=linked, tokens_per_micro_batch=2 * setup.micro_batch)["training"] < gathered
 
 
 @pytest.mark.parametrize(
@@ -251,7 +219,7 @@ def test_the_flagship_recipe_on_eight_h100() -> None:
     assert stage["fits"]
     assert 10 < stage["hours"] < 200
     assert stage["device_hours"] == pytest.approx(8 * stage["hours"])
-    assert stage["needed_bytes"] == max(sum(parts.values()) for parts in stage["memory_bytes"].values())
+    assert stage["total_memory_bytes"] == max(sum(parts.values()) for parts in stage["memory_bytes"].values())
 
 
 def test_given_lengths_and_problems_are_used() -> None:
@@ -261,6 +229,7 @@ def test_given_lengths_and_problems_are_used() -> None:
     assert assumed.setup.steps is None
     assert given.setup.steps == 3 * 12_800 / 128
     assert given.step["training"] < assumed.step["training"] / 2
+    assert given.setup.lengths.response == 1024
     assert "responses of 1024 tokens" in given.setup.lengths.origin
 
 
@@ -290,7 +259,7 @@ import resource
 from srft.recipe.load import load_recipe
 import srft.run.train as train
 check, sizes = train.check_size, []
-train.check_size = lambda size, out: (sizes.append(size.needed), check(size, out))
+train.check_size = lambda size, out: (sizes.append(size.total_memory), check(size, out))
 changes = ["training.steps=1", "training.tokens_per_micro_batch={tokens}", "evaluation.sets={{}}", "training.device=cpu"]
 train.train(load_recipe("quickstart", changes), "{tmp_path}/run")
 print(sizes[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

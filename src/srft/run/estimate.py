@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -33,8 +33,8 @@ class Estimate:
         return memory(self.setup)
 
     @property
-    def needed(self) -> float:
-        """Bytes of the phase that needs most."""
+    def total_memory(self) -> float:
+        """Bytes, of the phase that needs most."""
         return peak(self.memory)[1]
 
     @property
@@ -74,7 +74,7 @@ class Estimate:
             "engine": setup.engine if setup.samples else None,
             "lengths": setup.lengths.origin,
             "memory_bytes": self.memory,
-            "needed_bytes": self.needed,
+            "total_memory_bytes": self.total_memory,
             "available_bytes": room(setup),
             "main_memory_bytes": main_memory(setup),
             "disk_bytes": self.disk,
@@ -98,7 +98,8 @@ def estimate(plan: Plan, processes: int = 1) -> Estimate:
     device = this_machine(processes)
     engine = cast(Engine, recipe.rollout.resolve())
     shape = shape_of(plan.config, recipe.model.lora)
-    return Estimate(make_setup(recipe, shape, lengths, device, ranks=processes, engine=engine, evaluations=evaluations))
+    setup = make_setup(recipe, shape, lengths, device, ranks=processes, engine=engine, evaluations=evaluations)
+    return Estimate(shard_if_needed(setup))
 
 
 def estimate_on(recipe: Recipe, lengths: Lengths, device: Device, devices: int = 1, verl: bool = False) -> Estimate:
@@ -117,11 +118,15 @@ def estimate_on(recipe: Recipe, lengths: Lengths, device: Device, devices: int =
     limits += [settings.limit or HUB_PROBLEMS for _ in settings.benchmarks]
     evaluations = tuple(Evaluation(problems, n, limit) for problems in limits)
     shape = shape_of(config_for_plan(recipe.model), recipe.model.lora)
-    return Estimate(
-        make_setup(
-            recipe, shape, lengths, device, ranks=devices, engine=engine, evaluations=evaluations, verl=verl
-        )
-    )  # fmt: skip
+    setup = make_setup(recipe, shape, lengths, device, ranks=devices, engine=engine, evaluations=evaluations, verl=verl)
+    return Estimate(shard_if_needed(setup))
+
+
+def shard_if_needed(setup: Setup) -> Setup:
+    """What `training.shard: null` means: divided where several GPUs train and one could not hold the run."""
+    several = setup.device.is_gpu and setup.ranks > 1 and setup.shardable
+    too_large = peak(memory(setup))[1] > setup.device.memory
+    return replace(setup, shard=True) if several and too_large else setup
 
 
 def check_size(size: Estimate, out: Path) -> None:
@@ -136,7 +141,7 @@ def check_size(size: Estimate, out: Path) -> None:
         )
     if not size.fits:
         raise SrftError(
-            f"the run needs about {gib(size.needed)} {kind} per process, {gib(room(setup))} are free",
+            f"the run needs about {gib(size.total_memory)} {kind} per process, {gib(room(setup))} are free",
             where="model.path",
             fix=str(advise(setup)),
         )

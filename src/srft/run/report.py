@@ -41,9 +41,9 @@ def show_estimate(size: Estimate, console: Console, price: float | None = None) 
     console.print(_time_table(size))
     console.print(_run_line(size, price), highlight=False)
     if size.fits:
-        console.print(f"[green]It fits[/green]: {gib(size.needed)} of {gib(room(setup))} a process.")
+        console.print(f"[green]It fits[/green]: {gib(size.total_memory)} of {gib(room(setup))} a process.")
     else:
-        console.print(f"[red]It does not fit[/red]: {gib(size.needed)} of {gib(room(setup))} a process.")
+        console.print(f"[red]It does not fit[/red]: {gib(size.total_memory)} of {gib(room(setup))} a process.")
         console.print(escape(str(advise(setup))), highlight=False)
 
 

@@ -83,7 +83,7 @@ def _with(setup: Setup, changes: Iterable[Change]) -> Setup:
 def _changes(setup: Setup) -> Iterator[Change]:
     """Changes from the cheapest on, those that are made already left out."""
     vllm = setup.samples and setup.engine == "vllm" and setup.device.is_gpu
-    if setup.ranks > 1 and not setup.shard:
+    if setup.ranks > 1 and not setup.shard and setup.shardable:
         yield Change("training.shard=true", {"shard": True})
     if vllm and not setup.sleep:
         yield Change("rollout.vllm.sleep=true", {"sleep": True})
@@ -95,9 +95,10 @@ def _changes(setup: Setup) -> Iterator[Change]:
         yield Change(f"training.tokens_per_micro_batch={tokens}", {"tokens_per_micro_batch": tokens})
     if (rows := _most_rows(setup)) < (setup.max_batch or 256) and setup.samples and setup.engine == "transformers":
         yield Change(f"rollout.max_batch={rows}", {"max_batch": rows})
-    if setup.device.is_gpu and not setup.offload:
-        yield Change("training.offload=true", {"offload": True})
-    if setup.device.is_gpu and (gpus := _fewest_gpus(setup)):
+    divisible = setup.device.is_gpu and setup.shardable
+    if divisible and not setup.offload:
+        yield Change("training.offload=true", {"offload": True, "shard": True})
+    if divisible and (gpus := _fewest_gpus(setup)):
         yield Change(f"--gpus {gpus}", {"ranks": gpus, "shard": True})
     if setup.shape.trainable == setup.shape.parameters:
         adapters = replace(setup.shape, trainable=16 * setup.shape.adapters)

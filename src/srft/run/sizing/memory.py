@@ -23,7 +23,7 @@ def memory(setup: Setup) -> dict[str, Parts]:
     """Bytes by part in each phase of a step; the largest phase is what a process needs."""
     held, state = _frozen(setup), _state(setup)
     update = held | state | {"activations": activations(setup), "logits of a chunk": _logits(setup)}
-    update |= {"weights in bf16": _cast_weights(setup)} if setup.bf16 else {}
+    update |= {"weights to compute with": _whole_weights(setup), "gradients being summed": _whole_gradients(setup)}
     phases = {"update": update}
     if setup.device.is_gpu and not setup.offload:
         # AdamW over all tensors at once (foreach) makes one more copy of what it updates.
@@ -120,12 +120,25 @@ def _frozen(setup: Setup) -> Parts:
     return own | {"reference": reference}
 
 
-def _cast_weights(setup: Setup) -> float:
-    """Weights in bf16: two layers and the ends of the model where they are gathered or recomputed layer by layer, else
-    all of them, which the backward pass keeps."""
+def _whole_weights(setup: Setup) -> float:
+    """Weights in the precision of the pass: two layers and the ends of the model where they are gathered, or in bf16
+    recomputed, layer by layer; else in bf16 all of them, which the backward pass keeps."""
+    if not setup.bf16 and not setup.shard:
+        return 0.0
     shape, networks = setup.shape, 1 + setup.networks
     layers = min(2, shape.layers) if setup.shard or setup.gradient_checkpointing else shape.layers
-    return 2.0 * networks * (layers * shape.layer + shape.outside_layers)
+    return setup.width * networks * (layers * shape.layer + shape.outside_layers)
+
+
+def _whole_gradients(setup: Setup) -> float:
+    """Of several ranks: a layer's gradient as it is scattered in float32, and the head's, which waits for the end; or
+    the buckets of all gradients (DDP)."""
+    shape, networks = setup.shape, 1 + setup.networks
+    if setup.ranks == 1:
+        return 0.0
+    if setup.shard:
+        return networks * ((setup.width + MASTER) * shape.layer + setup.width * shape.embedding)
+    return float(MASTER * (shape.trainable + setup.networks * shape.parameters))
 
 
 def _logits(setup: Setup) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,7 +15,6 @@ from srft.run.sizing.shape import Shape
 
 MASTER = 4  # bytes of a float32 weight, gradient or moment
 STATE = 3 * MASTER  # gradient and AdamW's two moments of a trained weight
-SHARE = 0.9  # of a GPU that training may fill before `shard: null` divides its state
 
 Engine = Literal["transformers", "vllm", "server"]
 
@@ -71,6 +70,7 @@ class Setup:
     Args:
         ranks: training processes, one a device.
         shard: weights, gradients and optimizer states are divided over the ranks (FSDP2).
+        shardable: they can be; what TRL trains cannot.
         offload: that state waits in main memory.
         reference: frozen copies of the base.
         networks: trained with the policy: a critic, a reward model.
@@ -85,6 +85,7 @@ class Setup:
     ranks: int
     bf16: bool
     shard: bool
+    shardable: bool
     offload: bool
     gradient_checkpointing: bool
     flash: bool
@@ -175,13 +176,15 @@ def make_setup(
     if steps is None and lengths.problems is not None:
         steps = -(-round((training.epochs or 0) * lengths.problems) // prompts)
     every = recipe.evaluation.every
-    setup = Setup(
+    asked, offload = getattr(training, "shard", None), bool(getattr(training, "offload", False))
+    return Setup(
         shape=shape,
         device=device,
         ranks=ranks,
         bf16=pick_precision(training.precision, torch.device("cuda" if device.is_gpu else "cpu")) == "bf16",
-        shard=verl or bool(getattr(training, "shard", False)),
-        offload=bool(getattr(training, "offload", False)),
+        shard=verl or bool(asked) or offload,
+        shardable=asked is not False and "preferences" not in needs,
+        offload=offload,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         flash="flash" in (recipe.model.attention or "") or verl,
         tokens_per_micro_batch=training.tokens_per_micro_batch,
@@ -209,11 +212,3 @@ def make_setup(
         selection=recipe.data.selection.n if recipe.data.selection else 0,
         keep_checkpoints=training.keep_checkpoints,
     )
-    asked = getattr(training, "shard", None)
-    return setup if verl or asked is not None else shard_if_needed(setup)
-
-
-def shard_if_needed(setup: Setup) -> Setup:
-    """What `training.shard: null` means: divided where several GPUs train and one does not hold the training state."""
-    needed = setup.device.is_gpu and setup.ranks > 1 and setup.state > SHARE * setup.device.memory
-    return replace(setup, shard=needed)
