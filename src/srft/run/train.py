@@ -30,7 +30,7 @@ from srft.run.preference import train_preferences
 from srft.run.select import with_selection
 from srft.run.sharding import with_sharding
 from srft.run.stage import make_collector, make_inference, make_loop, make_policy
-from srft.training.checkpoint import load_state
+from srft.training.checkpoint import VERL, load_state
 from srft.training.display import Display
 from srft.training.loop import StageSpan
 from srft.training.run_dir import RunDir
@@ -82,7 +82,7 @@ def train(
     recipe = chosen_recipe(recipe, out, resume)
     accelerator = _accelerator(recipe, out)
     run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
-    state = load_state(run_dir.checkpoint) if resume else None
+    state = load_state(_own(run_dir.checkpoint)) if resume else None
     set_seed(recipe.training.seed)
     with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
         plans = _preflight(recipe, run_dir, accelerator, verifier)
@@ -114,6 +114,14 @@ def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -
     if recipe is None:
         raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
     return recipe
+
+
+def _own(checkpoint: Path) -> Path:
+    """The checkpoint, where this engine wrote it."""
+    if (checkpoint / VERL).is_dir():
+        fix = "Continue it with --engine verl, or start a new run with model.path at that checkpoint."
+        raise SrftError("verl saved it, and its optimizer with it", where=str(checkpoint), fix=fix)
+    return checkpoint
 
 
 def _preflight(recipe: Recipe, run_dir: RunDir, accelerator: Accelerator, verifier: Verifier) -> list[Plan]:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 FILE = "trainer.pt"
 SHARDS = "trainer"
+VERL = "verl"  # the folder that verl's workers write their shards to, of a run on that engine
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:

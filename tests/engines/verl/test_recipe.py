@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from srft import SrftError, load_recipe, methods
+from srft import SrftError, load_recipe, methods, train
 from srft.engines.verl.config import TRANSLATED, settings, split_overrides
 from srft.engines.verl.support import NEEDS, READ_HERE, REFUSALS, check
 from srft.recipe.schema import Recipe
@@ -124,6 +124,13 @@ def test_the_command_refuses_before_anything_starts(tmp_path: Path) -> None:
     assert "critic" in ran.stderr
     assert not (tmp_path / "run").exists()
     assert "Did you mean 'verl'?" in command("train", "quickstart", "--engine", "verk").stderr
+
+
+def test_a_run_of_verl_is_not_continued_without_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints/step-000001/verl").mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text(load_recipe("quickstart", ["training.device=cpu"]).to_yaml())
+    with pytest.raises(SrftError, match="--engine verl"):
+        train(out=tmp_path, resume=True)
 
 
 def test_overrides_of_verl_are_its_own() -> None:

@@ -10,8 +10,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from srft.engines.verl.cluster import Cluster
 from srft.errors import SrftError
-
-SHARDS = "verl"  # the folder within a checkpoint that verl's workers wrote
+from srft.training.checkpoint import VERL
 
 
 class ShardedPolicy(nn.Module):
@@ -48,7 +47,7 @@ class ShardedPolicy(nn.Module):
         """Write weights, config and tokenizer in Hugging Face format, and beside them the shards of every rank with
         the optimizer's state. On several machines `folder` is on a file system that all of them share."""
         self.cluster.sleep()
-        shards = folder.absolute() / SHARDS
+        shards = folder.absolute() / VERL
         self.cluster.actor_rollout_wg.save_checkpoint(str(shards), None, 0, None)
         for file in (shards / "huggingface").iterdir():
             file.rename(folder / file.name)
@@ -61,7 +60,7 @@ class ShardedPolicy(nn.Module):
         Raises:
             SrftError: it was not saved by verl, or by another number of ranks.
         """
-        shards = checkpoint.absolute() / SHARDS
+        shards = checkpoint.absolute() / VERL
         if not shards.is_dir():
             fix = "Continue it without --engine verl, or start a new run with model.path at that checkpoint."
             raise SrftError("verl did not save it", where=str(checkpoint), fix=fix)
