@@ -179,7 +179,9 @@ class Critic(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """(N,) in the order of `batch.row`, float32 or wider."""
-        value = self.head(response_states(self.body, batch, self.packed)).sum(-1)  # of one; a view would not do, sharded
+        value = self.head(response_states(self.body, batch, self.packed)).sum(
+            -1
+        )  # of one; a view would not do, sharded
         return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

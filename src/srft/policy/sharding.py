@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -46,6 +47,8 @@ def shard(
     for unit in (*_decoder_layers(network), network):
         _receive(unit, device)
         fully_shard(unit, **options)
+    if hasattr(network, "packed"):  # which the first process alone could try
+        network.packed = broadcast_object_list([network.packed])[0]
     if isinstance(network, Policy):
         register_fsdp_forward_method(network, "predicting")
     return network

@@ -61,9 +61,7 @@ def make_inference(plan: Plan, policy: Policy, accelerator: Accelerator) -> Poli
 def make_collector(plan: Plan, inference: Policy, verifier: Verifier) -> Collector:
     """What samples from the policy and grades."""
     recipe = plan.recipe
-    sampler = make_sampler(
-        recipe.rollout, inference, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence
-    )
+    sampler = make_sampler(recipe.rollout, inference, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence)
     return Collector(sampler, verifier.grade, plan.tokenizer, recipe.training.seed, plan.prompting)
 
 

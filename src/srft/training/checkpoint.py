@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 FILE = "trainer.pt"
 SHARDS = "trainer"
@@ -33,14 +35,14 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors into a checkpoint's folder; every process takes part and writes what it holds of them."""
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
     with _one_process_is_meant():
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=not torch.distributed.is_initialized())
+        save(dict(tensors), storage_writer=writer, no_dist=not torch.distributed.is_initialized())
 
 
 def load_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     """Read a checkpoint's tensors of these names in place; every process takes part and reads what it holds of them."""
     reader = HuggingFaceStorageReader(str(checkpoint / SHARDS))
     with _one_process_is_meant(), torch.no_grad():
-        dcp.load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
+        load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
 
 
 def trained_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
@@ -62,6 +64,7 @@ def room_for_optimizer_state(checkpoint: Path, name: str, network: nn.Module, op
     weights, room = dict(network.named_parameters()), {}
     saved = HuggingFaceStorageReader(str(checkpoint / SHARDS)).read_metadata().state_dict_metadata
     for full_name, tensor in saved.items():
+        assert isinstance(tensor, TensorStorageMetadata)
         kind, network_name, key, *moment = full_name.split("/")
         if (kind, network_name) == ("optimizer", name):
             weight = weights[key].detach()

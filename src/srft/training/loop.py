@@ -14,7 +14,6 @@ from torch import Tensor
 
 from srft.evaluation.evaluator import Evaluator
 from srft.objective.registry import Need
-from srft.policy.forward import Policy
 from srft.policy.sharding import is_sharded, whole_weights
 from srft.processes import first, gather
 from srft.rollout.response import Response
@@ -76,7 +75,7 @@ class Loop:
         needs: frozenset[Need],
         accelerator: Accelerator,
         updater: Updater,
-        inference: Policy,
+        inference: Any,
         scheduler: Any,
         collect: StepCollector,
         batcher: Batcher,

@@ -40,6 +40,7 @@ def test_no_key_of_a_recipe_is_silently_ignored() -> None:
 OTHER: dict[str, Any] = {
     "model.path": "other/model", "model.attention": "eager", "model.gradient_checkpointing": True,
     "model.trust_remote_code": True, "rollout.max_response_length": 77, "rollout.max_batch": 7,
+    "rollout.vllm.gpu_memory": 0.7, "rollout.vllm.sleep": False, "training.offload": True,
     "data.max_prompt_length": 55, "training.prompts_per_step": 6, "training.tokens_per_micro_batch": 9999,
     "training.precision": "fp32", "training.seed": 5, "optim.weight_decay": 0.3, "optim.betas": [0.8, 0.9],
     "optim.max_grad_norm": 3.0, "optim.lr": 3e-3,
@@ -77,6 +78,8 @@ def test_a_reference_is_there_where_the_method_needs_one() -> None:
         ("model.revision", "model.revision=abc"),
         ("model.path", "model.path=weights.gguf"),
         ("rollout.engine", "rollout.engine=transformers"),
+        ("rollout.server", "rollout.server.urls=[http://gpu1:8000]"),
+        ("training.shard", "training.shard=false"),
         ("training.device", "training.device=cpu"),
         ("hooks.buffer", "hooks.buffer.size=4"),
         ("evaluation.statistics", "evaluation.statistics=true"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ TRANSLATED: dict[str, Callable[[Any], dict[str, Any]]] = {
     "model.trust_remote_code": lambda on: {f"{MODEL}.trust_remote_code": on},
     "rollout.max_response_length": lambda n: {"data.max_response_length": n},
     "rollout.max_batch": lambda n: {} if n is None else {f"{ROLLOUT}.max_num_seqs": n},
+    "rollout.vllm.gpu_memory": lambda share: {f"{ROLLOUT}.gpu_memory_utilization": share},
+    "rollout.vllm.sleep": lambda on: {f"{ROLLOUT}.free_cache_engine": on},
     "data.max_prompt_length": lambda n: {"data.max_prompt_length": n},
     "training.prompts_per_step": lambda n: {"data.train_batch_size": n, f"{ACTOR}.ppo_mini_batch_size": n},
     "training.tokens_per_micro_batch": lambda n: {f"{ACTOR}.ppo_max_token_len_per_gpu": n},
+    "training.offload": lambda on: {f"{ACTOR}.fsdp_config.offload_policy": on},
     "training.precision": lambda name: _precision("fp32" if name == "fp32" else "bf16"),
     "training.seed": lambda seed: {f"{ROLLOUT}.seed": seed % 2**31, f"{ACTOR}.fsdp_config.seed": seed % 2**31},
     "optim.weight_decay": lambda x: {f"{ACTOR}.optim.weight_decay": x},
@@ -117,8 +121,7 @@ def _key(override: str) -> str:
 
 
 def _value(recipe: Recipe, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(recipe, section), name)
+    return reduce(getattr, key.split("."), recipe)
 
 
 def _has_flash() -> bool:

@@ -43,7 +43,7 @@ class ShardedPolicy(nn.Module):
         """Hand the present weights to verl's servers."""
         self.cluster.wake()
 
-    def save(self, folder: Path, tokenizer: Any) -> None:
+    def save(self, folder: Path, tokenizer: Any, weights: None = None) -> None:
         """Write weights, config and tokenizer in Hugging Face format, and beside them the shards of every rank with
         the optimizer's state. On several machines `folder` is on a file system that all of them share."""
         self.cluster.sleep()

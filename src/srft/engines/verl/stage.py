@@ -98,6 +98,7 @@ def make_stage(
         needs=recipe.needs,
         accelerator=accelerator,
         updater=updater,
+        inference=policy,
         scheduler=get_scheduler(optim.schedule_name, optimizer, warmup, span.steps),
         collect=collect,
         batcher=batcher,

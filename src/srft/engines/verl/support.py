@@ -11,6 +11,7 @@ from srft.errors import SrftError
 from srft.objective.registry import Need
 from srft.policy.adapters import has_adapters
 from srft.recipe.schema import Recipe
+from srft.rollout.samplers.server import ServerSampler
 from srft.training.selection import needs_scores
 
 NEEDS: frozenset[Need] = frozenset({"demonstrations", "rollouts", "old_logp", "means", "reference"})
@@ -62,6 +63,18 @@ REFUSALS = (
         lambda r: r.rollout.engine not in ("auto", "vllm"),
         "verl samples by its own vLLM servers",
         "Set rollout.engine=auto.",
+    ),
+    Refusal(
+        "rollout.server",
+        lambda r: bool(r.rollout.options(ServerSampler).urls),
+        "verl starts vLLM servers of its own",
+        "Leave rollout.server out.",
+    ),
+    Refusal(
+        "training.shard",
+        lambda r: r.training.shard is False,
+        "its workers shard the policy",
+        "Leave it out.",
     ),
     Refusal(
         "training.device",
