@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ def make_model(folder: Path) -> None:
     (folder / "grader.py").write_text(GRADER)
 
 
+@cache
 def recipes_of_methods() -> dict[str, str]:
     """A quickstart for each registered method that our own loop trains."""
     quick = {name: load_recipe(name) for name in list_recipes() if name.startswith("quickstart")}
@@ -93,6 +96,7 @@ def train_resumed(folder: Path, out: Path, steps: int, cases: Iterable[str] = RE
 def main(folder: Path) -> None:
     """Train each method, and go on by one step with what fewer processes began."""
     estimate._flops_per_second = lambda: 1e12  # plans measure the machine's speed; nothing here reads it
+    gc.freeze()  # a run collects garbage at its end, and what the imports made is none
     Accelerator.end_training = lambda self: None  # a run leaves the process group to the next
     train_methods(folder, folder / str(RANKS))
     train_resumed(folder, folder / "resumed", {1: 1, 2: 2, 4: 3}[RANKS])

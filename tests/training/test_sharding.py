@@ -9,14 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from srft import SrftError, load_recipe, train
+from srft.run import estimate, sharding
+from srft.run.plan import make_plan
 from srft.training.run_dir import RunDir
 from srft.training.settings import TrainingSettings
+from srft.verify.verifier import Verifier
 from tests.helpers import ROOT, SMALL
 from tests.training import sharded_runs
 
@@ -126,3 +131,22 @@ def test_what_trl_trains_is_not_sharded(tmp_path: Path) -> None:
     with pytest.raises(SrftError, match="'dpo' is trained by TRL"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "free", "sharded"),
+    [("cuda", 8, 1.1, False), ("cuda", 8, 0.9, True), ("cuda", 1, 0.9, False), ("cpu", 8, 0.9, False)],
+)
+def test_left_to_decide_several_gpus_share_what_one_cannot_hold(
+    monkeypatch: pytest.MonkeyPatch, device: str, ranks: int, free: float, sharded: bool
+) -> None:
+    """`free` memory of a GPU, as a share of what the run needs of one process."""
+    with Verifier(1) as verifier:
+        plan = make_plan(load_recipe("quickstart", ["data.limit=4"]), verifier)
+    memory = estimate.estimate(plan).total_memory
+    monkeypatch.setattr(estimate, "_flops_per_second", lambda: 1e12)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * memory), 2**40))
+    monkeypatch.setattr(sharding, "gather", lambda accelerator, mine: mine * accelerator.num_processes)
+    processes: Any = SimpleNamespace(device=torch.device(device), num_processes=ranks)
+    assert sharding.with_sharding(plan, processes).recipe.training.shard is sharded
