@@ -43,10 +43,12 @@ def main() -> None:
     parser.add_argument("--max-batch", type=int, help="rows decoded together by srft's samplers")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="of this process, on a machine that does other work")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="contenders by commas; all of them if left out")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    now = time.process_time if a.cpu_time else time.perf_counter
     lengths = [int(length) for length in a.lengths.split(",")]
     runs = contenders(a, max(lengths))
     if a.only:
@@ -58,9 +60,9 @@ def main() -> None:
         for repeat in range(a.repeats + 1):  # the first one warms up
             for name, run in runs.items():
                 before = reset_peak()
-                began = time.perf_counter()
+                began = now()
                 tokens, steps = run(repeat, length)
-                seconds = time.perf_counter() - began
+                seconds = now() - began
                 memory[name] = max(memory.get(name, 0), kilobytes("VmHWM") - before)
                 if repeat or not a.repeats:
                     speeds[name].append(tokens / seconds)

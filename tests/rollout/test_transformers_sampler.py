@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from srft.errors import SrftError
@@ -197,6 +198,28 @@ def test_greedy_is_generates() -> None:
     (group,) = TransformersSampler(model, 0, {2}).sample([SampleRequest(PROMPTS[1], 0)], params)
     expected = model.generate(torch.tensor([PROMPTS[1]]), do_sample=False, max_new_tokens=15, eos_token_id=2)
     assert group[0].token_ids == expected[0, len(PROMPTS[1]) :].tolist()
+
+
+class CountCasts(TorchDispatchMode):
+    """Casts of tensors of a shape."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default and args[0].shape == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+def test_under_autocast_frozen_weights_are_cast_once() -> None:
+    model = build("qwen2").requires_grad_(False)
+    sampler, params = TransformersSampler(model, 0, STOP), SamplingParams(n=2, max_response_length=6)
+    casts = CountCasts(model.model.layers[0].mlp.up_proj.weight.shape)
+    with torch.autocast("cpu", dtype=torch.bfloat16), casts:
+        sampler.sample(requests(1, 2, 3), params)
+    assert casts.count == 4  # gate and up of two layers
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_frequencies_are_the_probabilities() -> None:

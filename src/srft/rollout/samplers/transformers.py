@@ -197,12 +197,20 @@ def _closed_up(running: Sequence[bool]) -> list[int]:
 
 @contextmanager
 def _decoding(model: Any) -> Iterator[Any]:
-    """The causal LM of a model (of a peft model, with its LoRA layers), in evaluation mode for a while."""
+    """The causal LM of a model (of a peft model, with its LoRA layers), in evaluation mode for a while.
+
+    Autocast keeps its casts of weights that ask for gradients alone: a frozen base would be cast at every token.
+    """
     causal_lm = model.get_base_model() if hasattr(model, "peft_config") else model
     training = model.training
+    frozen = [p for p in model.parameters() if not p.requires_grad and torch.is_autocast_enabled(p.device.type)]
     model.eval()
     try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
         with decoding_attention(causal_lm):
             yield causal_lm
     finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         model.train(training)
