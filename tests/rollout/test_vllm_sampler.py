@@ -131,7 +131,7 @@ def test_each_process_has_an_engine(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a vLLM server of the embedded model, started as docs/vllm-notes.md says."""
+    """The address of a vLLM server of the embedded model, started as docs/vllm.md says."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
