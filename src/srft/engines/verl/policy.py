@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import GenerationConfig, PretrainedConfig
 
-from srft.engines.verl.cluster import Cluster
 from srft.errors import SrftError
 from srft.training.checkpoint import VERL
+
+if TYPE_CHECKING:
+    from srft.engines.verl.cluster import Cluster
 
 
 class ShardedPolicy(nn.Module):

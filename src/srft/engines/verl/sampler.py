@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from math import nan
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from torch import Tensor
 
-from srft.engines.verl.cluster import Cluster
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
 from srft.seed import derive_seed
+
+if TYPE_CHECKING:
+    from srft.engines.verl.cluster import Cluster
 
 
 class VerlSampler(Sampler):
