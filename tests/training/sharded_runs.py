@@ -19,7 +19,6 @@ from srft.objective.registry import methods
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
-from srft.run import estimate
 from srft.run.train import train
 
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
@@ -95,7 +94,6 @@ def train_resumed(folder: Path, out: Path, steps: int, cases: Iterable[str] = RE
 
 def main(folder: Path) -> None:
     """Train each method, and go on by one step with what fewer processes began."""
-    estimate._flops_per_second = lambda: 1e12  # plans measure the machine's speed; nothing here reads it
     gc.freeze()  # a run collects garbage at its end, and what the imports made is none
     Accelerator.end_training = lambda self: None  # a run leaves the process group to the next
     train_methods(folder, folder / str(RANKS))

@@ -64,13 +64,17 @@ def same(one: Path, other: Path) -> None:
         torch.testing.assert_close(theirs[name], weight, rtol=1e-5, atol=1e-5)
 
 
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, int | float) and name != "seconds"}
+
+
 def load_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     (file,) = checkpoint.glob("*model.safetensors")
     return load_file(file)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("method", sharded_runs.recipes_of_methods())
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_shards_train_as_one_process(runs: Path, ranks: int, method: str) -> None:
@@ -81,7 +85,7 @@ def test_shards_train_as_one_process(runs: Path, ranks: int, method: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("case", sharded_runs.RESUMED)
 def test_any_number_of_processes_resumes(runs: Path, tmp_path: Path, case: str) -> None:
     """A step of one process, the next of two with shards, the next of four; against three of one process."""
@@ -103,7 +107,7 @@ def test_a_launch_as_documented(tmp_path: Path) -> None:
         values = {name: value for name, value in b.items() if not name.startswith(TIMES)}
         assert values == pytest.approx({name: a[name] for name in values}, rel=1e-4, abs=1e-4)
     for a, b in zip(alone.evaluations, found.evaluations, strict=True):
-        assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3)
+        assert numbers(a) == pytest.approx(numbers(b), rel=1e-3)
     mine, theirs = load_weights(alone.directory.checkpoint), load_weights(found.checkpoint)
     assert mine.keys() == theirs.keys()  # the tied weight once
     for name, weight in mine.items():
@@ -144,7 +148,6 @@ def test_left_to_decide_several_gpus_share_what_one_cannot_hold(
     with Verifier(1) as verifier:
         plan = make_plan(load_recipe("quickstart", ["data.limit=4"]), verifier)
     memory = estimate.estimate(plan).total_memory
-    monkeypatch.setattr(estimate, "_flops_per_second", lambda: 1e12)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * memory), 2**40))
     monkeypatch.setattr(sharding, "gather", lambda accelerator, mine: mine * accelerator.num_processes)
