@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from srft.data.load import resolve_path
@@ -26,6 +28,7 @@ class Served:
         status: by path, what is answered in place of its answer.
         reloads: the folders that weights were read from, with the names and dtypes of the weights.
         bodies: of the completions.
+        adapters: what holds the LoRA adapters by name, on the weights as they were then.
     """
 
     def __init__(self) -> None:
@@ -38,6 +41,8 @@ class Served:
         self.drops = 0  # connections that break before the next completions are answered
         self.reloads: list[tuple[Path, dict[str, torch.dtype]]] = []
         self.bodies: list[dict[str, Any]] = []
+        self.adapters: dict[str, Any] = {}
+        self.lora: dict[str, Any] | None = {"max_lora_rank": 16}
         self.lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -47,10 +52,18 @@ class Served:
             model = {"id": "policy", "root": self.path, "max_model_len": self.max_model_len, "parent": None}
             return 200, {"data": [{**model, "id": "adapter", "parent": "policy"}, model]}
         if path == "/server_info":
-            return 200, {"vllm_config": {"model_config": self.config}}
+            return 200, {"vllm_config": {"model_config": self.config, "lora_config": self.lora}}
         if path == "/collective_rpc":
             assert body["method"] == "reload_weights"
             return self.reload(Path(body["kwargs"]["weights_path"]))
+        if path == "/v1/load_lora_adapter":
+            assert body["lora_name"] not in self.adapters
+            model = PeftModel.from_pretrained(copy.deepcopy(self.model), body["lora_path"])
+            self.adapters[body["lora_name"]] = model
+            return 200, {}
+        if path == "/v1/unload_lora_adapter":
+            del self.adapters[body["lora_name"]]
+            return 200, {}
         if path == "/reset_prefix_cache":
             return 200, {"success": True}
         if path == "/v1/completions":
@@ -76,7 +89,8 @@ class Served:
         )
         with self.lock:
             self.bodies.append(body)
-            sampler = TransformersSampler(self.model, 0, set(body["stop_token_ids"]))
+            model = self.model if body["model"] == "policy" else self.adapters[body["model"]]
+            sampler = TransformersSampler(model, 0, set(body["stop_token_ids"]))
             (group,) = sampler.sample([SampleRequest(body["prompt"], body["seed"])], params)
         choices = [
             {"index": i, "token_ids": s.token_ids, "logprobs": {"token_logprobs": s.logprobs},
@@ -103,6 +117,7 @@ def serve(served: Served) -> Iterator[str]:
             status, answer = served.answer(path, json.loads(body or b"{}"))
             text = json.dumps(answer).encode()
             self.send_response(status)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

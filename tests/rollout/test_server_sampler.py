@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 
 from srft import load_recipe, train
 from srft.errors import SrftError
+from srft.evaluation.run import evaluate
+from srft.evaluation.settings import EvaluationRecipe
 from srft.policy.forward import Policy
-from srft.policy.load import ModelSettings, load_model
+from srft.policy.load import LoraSettings, ModelSettings, load_model
 from srft.policy.micro_batch import ModelInput, pad
 from srft.rollout.engine import SamplerSettings, make_sampler
 from srft.rollout.sampler import Sampler, SampleRequest, SamplingParams
@@ -103,6 +106,43 @@ def test_weights_travel_in_the_servers_precision(served: Served, tokenizer: Any,
     assert set(served.reloads[0][1].values()) == {torch.bfloat16}
 
 
+def test_adapters_are_handed_over_by_themselves(served: Served, tokenizer: Any, tmp_path: Path) -> None:
+    lora = MODEL.model_copy(update={"lora": LoraSettings(rank=4, alpha=8)})
+    policy = Policy(load_model(lora))
+    with torch.no_grad():  # as resumed: another base than that of the server, and adapters
+        for parameter in policy.parameters():
+            parameter.mul_(1.02).add_(0.02 * parameter.requires_grad)
+    with serve(served) as url:
+        chosen = settings([url], tmp_path, lora="adapters")
+        assert chosen.resolve(lora) == "server"
+        sampler = make_sampler(chosen, policy, lora, tokenizer, max_model_len=256)
+        assert gap(policy, sampler) < 1e-4
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in (p for p in policy.parameters() if p.requires_grad):
+                    parameter.add_(0.02)
+            assert gap(policy, sampler) > 0.02
+            policy.sync(sampler)
+            assert gap(policy, sampler) < 1e-4
+            assert len(served.adapters) == 1
+        assert len(served.reloads) == 1  # the base, once
+        sampler.close()
+        assert not served.adapters
+        assert not list(tmp_path.iterdir())
+        merged = make_sampler(chosen, Policy(load_model(MODEL)), lora, tokenizer, max_model_len=64)  # a whole copy
+        assert (len(served.reloads), len(served.adapters)) == (2, 0)
+        merged.close()
+        served.lora = {"max_lora_rank": 2}
+        with pytest.raises(SrftError, match="--enable-lora"):
+            chosen.resolve(lora)
+        served.lora = None
+        with pytest.raises(SrftError, match="--enable-lora"):
+            chosen.resolve(lora)
+        assert chosen.resolve(MODEL) == "server"  # a stage without LoRA
+        with pytest.raises(SrftError, match=r"rollout\.server\.lora: merged"):
+            chosen.resolve(MODEL.model_copy(update={"lora": LoraSettings(rank=513)}))
+
+
 def test_what_is_wrong_with_a_server_is_said_first(served: Served, tmp_path: Path) -> None:
     def refused(match: str, model: ModelSettings = MODEL, **options: Any) -> None:
         with pytest.raises(SrftError, match=match):
@@ -160,9 +200,11 @@ def test_httpx_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_errors_while_running_say_what_to_do(served: Served, tokenizer: Any, tmp_path: Path) -> None:
     policy = Policy(load_model(MODEL))
     with serve(served) as url:
-        chosen = settings([url], tmp_path, timeout=0.2)
+        chosen = settings([url], tmp_path / "w", timeout=0.2)
         with pytest.raises(SrftError, match="--max-model-len 2000"):
             make_sampler(chosen, policy, MODEL, tokenizer, max_model_len=2000)
+        with pytest.raises(SrftError, match="no urls"):
+            make_sampler(SamplerSettings(engine="server"), policy, MODEL, tokenizer, max_model_len=64)
         sampler = make_sampler(chosen, policy, MODEL, tokenizer, max_model_len=64)
         with served.lock, pytest.raises(SrftError, match=r"rollout\.server\.timeout"):
             gap(policy, sampler)
@@ -176,6 +218,10 @@ def test_errors_while_running_say_what_to_do(served: Served, tokenizer: Any, tmp
         served.status["/collective_rpc"] = 500
         with pytest.raises(SrftError, match="under the same path"):
             policy.sync(sampler)
+        shutil.rmtree(tmp_path / "w")
+        (tmp_path / "w").write_text("")
+        with pytest.raises(SrftError, match="cannot be written"):
+            policy.sync(sampler)
         sampler.close()
 
 
@@ -188,6 +234,25 @@ def test_a_run_samples_by_a_server_and_corrects(served: Served, tmp_path: Path) 
         assert row["sampling/sampling_logp_difference/mean"] < 1e-4
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert len(served.reloads) == 3  # as loaded, and after each of two steps
+
+
+def test_an_evaluation_samples_by_a_server(served: Served, tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "engine": "server",
+        "server": {"folder": str(tmp_path / "weights")},
+        "max_batch": 4,
+        "template": "chat",
+    }
+    sampling = {"n": 2, "temperature": 1.0, "max_response_length": 32}
+    with serve(served) as url:
+        values["server"] |= {"urls": [url]}
+        recipe = EvaluationRecipe.model_validate(
+            {"model": MODEL, "benchmarks": "srft:arithmetic/test.jsonl:4", "sampling": sampling, **values}
+        )
+        results = evaluate(recipe, out=tmp_path / "e")
+    assert results["settings"]["engine"] == "server"
+    assert len((tmp_path / "e/test.jsonl").read_text().splitlines()) == 8
+    assert len(served.bodies) == 4
 
 
 @pytest.mark.slow

@@ -36,8 +36,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8)], ids=["full", "lora"])
-def test_vllm_follows_the_policy(lora: LoraSettings | None) -> None:
+@pytest.mark.parametrize(
+    ("lora", "hand_over"),
+    [(None, "merged"), (LoraSettings(rank=4, alpha=8), "merged"), (LoraSettings(rank=4, alpha=8), "adapters")],
+    ids=["full", "lora", "adapters"],
+)
+def test_vllm_follows_the_policy(lora: LoraSettings | None, hand_over: str) -> None:
     settings = ModelSettings(path="srft:model", lora=lora)
     model, tokenizer = load_model(settings), load_tokenizer(settings)
     policy = Policy(model)
@@ -45,7 +49,11 @@ def test_vllm_follows_the_policy(lora: LoraSettings | None) -> None:
         [{"role": "user", "content": "Start with 3, add 4. What is the result?"}],
         tokenize=True, add_generation_prompt=True, return_dict=False,
     )  # fmt: skip
-    sampler = make_sampler(SamplerSettings(engine="vllm"), policy, settings, tokenizer, max_model_len=256)
+    with torch.no_grad():  # as resumed: no longer the weights that the engine is built from
+        for parameter in model.parameters():
+            parameter.mul_(1.02).add_(0.01 * (lora is not None and parameter.requires_grad))
+    chosen = SamplerSettings.model_validate({"engine": "vllm", "vllm": {"lora": hand_over}})
+    sampler = make_sampler(chosen, policy, settings, tokenizer, max_model_len=256)
 
     def gap(temperature: float = 1.0) -> tuple[float, list[list[int]]]:
         params = SamplingParams(n=8, max_response_length=64, temperature=temperature)
@@ -140,9 +148,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_path("srft:model"),
         "--served-model-name", "policy", "--port", str(port), "--logprobs-mode", "processed_logprobs",
         "--max-model-len", "512", "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill",
-        "--max-num-batched-tokens", "4096",
+        "--max-num-batched-tokens", "4096", "--enable-lora", "--max-lora-rank", "8",
     ]  # fmt: skip
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     with log.open("w") as out, subprocess.Popen(
         command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | environment
     ) as process:  # fmt: skip
@@ -165,12 +174,12 @@ def httpx_status(url: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_vllm_server_follows_the_policy(server: str, tmp_path: Path) -> None:
-    settings = ModelSettings(path="srft:model")
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8)], ids=["full", "adapters"])
+def test_a_vllm_server_follows_the_policy(server: str, tmp_path: Path, lora: LoraSettings | None) -> None:
+    settings = ModelSettings(path="srft:model", lora=lora)
     policy, tokenizer = Policy(load_model(settings)), load_tokenizer(settings)
-    chosen = SamplerSettings.model_validate(
-        {"engine": "server", "server": {"urls": [server], "folder": str(tmp_path / "weights")}}
-    )
+    options = {"urls": [server], "folder": str(tmp_path / "weights"), "lora": "adapters"}
+    chosen = SamplerSettings.model_validate({"engine": "server", "server": options})
     assert chosen.resolve(settings) == "server"
     wrong = ModelSettings(path="srft:model", config={"rope_theta": 40000.0})
     with pytest.raises(SrftError, match="--hf-overrides"):
@@ -191,12 +200,13 @@ def test_a_vllm_server_follows_the_policy(server: str, tmp_path: Path) -> None:
     assert gap() < 1e-3
     assert gap(0.7) < 1e-3
     assert gap(0.0) < 1e-3
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.mul_(1.05)
-    assert gap() > 0.02
-    policy.sync(sampler)
-    assert gap() < 1e-3
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in (p for p in policy.parameters() if p.requires_grad):
+                parameter.copy_(parameter * 1.05 + (0.01 if lora else 0.0))
+        assert gap() > 0.02
+        policy.sync(sampler)
+        assert gap() < 1e-3
     engine = make_sampler(SamplerSettings(engine="vllm"), policy, settings, tokenizer, max_model_len=256)
     params = SamplingParams(n=2, max_response_length=32)
     ours, theirs = (s.sample(requests[:4], params) for s in (engine, sampler))

@@ -33,7 +33,7 @@ class Engine:
         assert not self.resident & set(tags)
         self.resident |= set(tags)
 
-    def generate(self, prompts: Any, parameters: Any, use_tqdm: bool) -> list[Any]:
+    def generate(self, prompts: Any, parameters: Any, use_tqdm: bool, lora_request: Any) -> list[Any]:
         assert self.resident == {"weights", "kv_cache"}
         self.events.append("generate")
         output = SimpleNamespace(
@@ -51,11 +51,11 @@ class Engine:
 
 @pytest.mark.parametrize("sleeps", [True, False])
 def test_it_sleeps_between_phases(monkeypatch: pytest.MonkeyPatch, sleeps: bool) -> None:
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: False))
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=lambda **options: options))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
     options = VllmSampler.Options(gpu_memory=0.3, sleep=sleeps)
-    sampler = VllmSampler(
-        ModelSettings(path="srft:model"), stop_token_ids={1}, max_model_len=64, device="cuda", options=options
-    )
+    sampler = VllmSampler(ModelSettings(path="srft:model"), stop_token_ids={1}, max_model_len=64, options=options)
     weights = [("w", torch.zeros(1))]
     requests, params = [SampleRequest([3, 4], 5)], SamplingParams(n=1, max_response_length=4)
     sampler.update_weights(weights)

@@ -131,13 +131,13 @@ class Policy(nn.Module):
             own[name].copy_(tensor)
 
     @torch.no_grad()
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and whole tensors as a plain causal LM has them, LoRA merged in, without changing the policy. Those of
-        a sharded policy are gathered one by one: every process must take them all."""
-        for name, tensor in self._merged_weights():
+    def weights(self, with_lora: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Names and whole tensors as a plain causal LM has them, LoRA merged in or left out, without changing the
+        policy. Those of a sharded policy are gathered one by one: every process must take them all."""
+        for name, tensor in self._plain_weights(with_lora):
             yield name, whole(tensor)
 
-    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _plain_weights(self, with_lora: bool) -> Iterator[tuple[str, Tensor]]:
         if not hasattr(self.model, "peft_config"):
             yield from self.model.state_dict().items()
             return
@@ -145,10 +145,16 @@ class Policy(nn.Module):
         layers = {name: layer for name, layer in base.named_modules() if hasattr(layer, "base_layer")}
         for name, tensor in base.state_dict().items():
             layer, inside, part = name.partition(".base_layer.")
-            if inside and part == "weight":  # not merge and unmerge: that leaves rounding errors in the live weights
+            if inside and part == "weight" and with_lora:  # not merge and unmerge, which rounds the live weights
                 tensor = tensor + sum(layers[layer].get_delta_weight(a) for a in layers[layer].active_adapters)
             if "lora_" not in name:
                 yield name.replace(".base_layer", ""), tensor
+
+    def save_adapters(self, folder: Path, write: bool = True) -> None:
+        """Write the LoRA adapters alone, in peft's format; every process of a sharded policy takes part."""
+        adapters = {name: whole(tensor) for name, tensor in self.model.state_dict().items() if "lora_" in name}
+        if write:
+            self.model.save_pretrained(folder, state_dict=adapters)
 
     def save(self, folder: Path, tokenizer: Any, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write weights (of a LoRA policy the adapters), config and tokenizer in Hugging Face format.

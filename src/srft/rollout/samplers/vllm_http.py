@@ -3,15 +3,22 @@ a folder that it sees. What `srft.rollout.samplers.server` builds on."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srft.errors import SrftError
+from srft.policy.load import ModelSettings, config_changes, load_config
 
+SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 ATTEMPTS = 3  # of a request whose connection broke; the same seed draws the same
 DEVELOPMENT = "Start it with VLLM_SERVER_DEV_MODE=1 in its environment; vLLM replaces weights in that mode alone."
+ADAPTERS = (
+    "Start it with --enable-lora --max-lora-rank RANK and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, or "
+    "set rollout.server.lora: merged."
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class ServedModel:
         dtype: of its weights, e.g. "float32".
         logprobs_mode: e.g. "processed_logprobs".
         config_changes: what its `--hf-overrides` change of the model's config.
+        max_lora_rank: of the adapters that it has room for; 0 where it takes none.
     """
 
     name: str
@@ -33,6 +41,7 @@ class ServedModel:
     dtype: str
     logprobs_mode: str
     config_changes: dict[str, Any]
+    max_lora_rank: int
 
 
 class VllmServer:
@@ -76,6 +85,7 @@ class VllmServer:
                 dtype=config["dtype"].removeprefix("torch."),
                 logprobs_mode=config["logprobs_mode"],
                 config_changes=config["hf_overrides"] or {},
+                max_lora_rank=(info["vllm_config"].get("lora_config") or {}).get("max_lora_rank", 0),
             )
         except (KeyError, TypeError, StopIteration) as error:
             raise SrftError(f"it does not say of its model: {error!r}", where=self.url, fix="Take vLLM 0.32.") from None
@@ -103,9 +113,29 @@ class VllmServer:
         """
         reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         fix = (
-            f"It must see {folder} under the same path (rollout.server.folder), and serve the recipe's model; a server"
+            f"It must see {folder} under the same path (rollout.server.folder) and serve the recipe's model. Start it "
+            "anew: a server that failed to read weights has ended."
         )
-        self._ask("POST", "/collective_rpc", reload, fix=f"{fix} that failed to read weights must be started anew.")
+        self._ask("POST", "/collective_rpc", reload, fix=fix)
+        self._forget()
+
+    def load_adapters(self, folder: Path, name: str, instead_of: str | None) -> None:
+        """Take the LoRA adapters in a folder by that name, and drop those by another one.
+
+        Raises:
+            SrftError: it cannot.
+        """
+        fix = f"It must see {folder} under the same path. {ADAPTERS}"
+        self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)}, fix=fix)
+        if instead_of:
+            self.drop_adapters(instead_of)
+
+    def drop_adapters(self, name: str) -> None:
+        """Those by that name."""
+        self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        self._forget()
+
+    def _forget(self) -> None:
         if self._ask("POST", "/reset_prefix_cache").get("success") is False:
             raise SrftError("the server keeps cached prompts of the old weights", where=self.url, fix="Use it alone.")
 
@@ -114,7 +144,7 @@ class VllmServer:
         self.client.close()
 
     def _ask(self, method: str, path: str, body: Any = None, fix: str = "See the server's log.") -> Any:
-        """A JSON answer, {} where it is empty."""
+        """A JSON answer, {} where it is none."""
         return self._json(self._send(method, path, body), path, fix)
 
     def _json(self, reply: Any, path: str, fix: str = "See the server's log.") -> Any:
@@ -124,10 +154,7 @@ class VllmServer:
                 where=self.url,
                 fix=fix,
             )
-        try:
-            return reply.json() if reply.content else {}
-        except ValueError:
-            raise SrftError(f"its {path} is no vLLM server's: {reply.text[:100]}", where=self.url, fix=fix) from None
+        return reply.json() if "json" in reply.headers.get("content-type", "") else {}
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         import httpx
@@ -150,3 +177,39 @@ class VllmServer:
                         fix="Check rollout.server.urls, and that it runs: curl URL/health.",
                     ) from None
         return None
+
+
+def check_logprobs(served: ServedModel, url: str) -> None:
+    """Raises SrftError where its log-probs are not those of the distribution sampled from."""
+    if served.logprobs_mode != "processed_logprobs":
+        raise SrftError(
+            f"its log-probs are {served.logprobs_mode}, without the temperature",
+            where=url,
+            fix="Start it with --logprobs-mode processed_logprobs.",
+        )
+
+
+def check_model(server: VllmServer, served: ServedModel, model: ModelSettings) -> None:
+    """Raises SrftError where the server's model is another one, as far as can be seen from here."""
+    changes = config_changes(model)
+    overrides = f"with --hf-overrides '{json.dumps(changes)}'" if changes else "without --hf-overrides"
+    if json.loads(json.dumps(changes)) != served.config_changes:
+        raise SrftError(
+            f"its model's config has other changes, {json.dumps(served.config_changes)}, than model.config",
+            where=server.url,
+            fix=f"Start it {overrides}.",
+        )
+    config = load_config(model).get_text_config()
+    if Path(served.path).is_dir():
+        theirs = load_config(ModelSettings(path=served.path, trust_remote_code=model.trust_remote_code))
+        for key in SHAPE:
+            if (here := getattr(config, key, None)) != (there := getattr(theirs.get_text_config(), key, None)):
+                raise _other_model(server, served, f"{key} is {there}, not {here}")
+    if not server.knows_token(served.name, config.vocab_size - 1) or server.knows_token(served.name, config.vocab_size):
+        raise _other_model(server, served, f"its vocabulary has not {config.vocab_size} tokens")
+
+
+def _other_model(server: VllmServer, served: ServedModel, what: str) -> SrftError:
+    return SrftError(
+        f"it serves another model, {served.path}: {what}", where=server.url, fix="Serve the recipe's model.path."
+    )
