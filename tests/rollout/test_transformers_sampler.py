@@ -116,16 +116,18 @@ def test_draws_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch, name:
 
 
 def test_the_batch_stays_full_while_prompts_wait() -> None:
-    model, rows = build("qwen2"), []
-    model.register_forward_hook(
-        lambda module, args, kwargs, out: rows.append(kwargs["input_ids"].shape), with_kwargs=True
-    )
+    model, decoded = build("qwen2"), []
+
+    def note(module: Any, args: Any, kwargs: Any, out: Any) -> None:
+        if "past_key_values" in kwargs:
+            decoded.append(len(kwargs["input_ids"]))
+
+    model.register_forward_hook(note, with_kwargs=True)
     asked = [SampleRequest(PROMPTS[i % 3], i) for i in range(30)]
     groups = TransformersSampler(model, 0, STOP, max_batch=4).sample(asked, SamplingParams(n=1, max_response_length=12))
-    decoded = [shape[0] for shape in rows if shape[1] == 1 and shape[0] > 0]
-    tokens = sum(len(group[0].token_ids) for group in groups)
+    assert len({len(group[0].token_ids) for group in groups}) > 3  # rows leave at several times
     assert max(decoded) == 4
-    assert len(decoded) < 1.4 * tokens / 4
+    assert sum(decoded) > 0.9 * 4 * len(decoded)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "lfm2-recurrent"])

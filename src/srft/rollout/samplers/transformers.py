@@ -76,10 +76,10 @@ class TransformersSampler(Sampler):
         with _decoding(self.model) as causal_lm:
             batch = _Batch(causal_lm, requests, params, self.pad_token_id, self.stop_token_ids, self.max_batch)
             while waiting or batch.rows:
-                batch.admit(waiting)
                 for row in batch.drop_finished():
                     sample = Sample(row.token_ids, row.logprobs, truncated=not row.stopped)
                     drawn[row.request, row.member] = sample
+                batch.admit(waiting)
                 batch.advance()
         return [[drawn[i, member] for member in range(params.n)] for i in range(len(requests))]
 
@@ -158,9 +158,9 @@ class _Batch:
 
     def advance(self) -> None:
         """Draw each row's next tokens, until it is time to look who has finished."""
-        if self.cache is None:
-            return
         left = [self.params.max_response_length - len(row.token_ids) for row in self.rows if not self._finished(row)]
+        if self.cache is None or not left:
+            return
         drawn = []
         for i in range(min(self.look_every, *left)):
             out = self.causal_lm(input_ids=self.token[:, None], use_cache=True, **self.cache.next_inputs())
