@@ -23,7 +23,7 @@ def memory(setup: Setup) -> dict[str, Parts]:
     """Bytes by part in each phase of a step; the largest phase is what a process needs."""
     held, state = _frozen(setup), _state(setup)
     update = held | state | {"activations": activations(setup), "logits of a chunk": _logits(setup)}
-    update |= {"weights to compute with": _whole_weights(setup), "gradients being summed": _whole_gradients(setup)}
+    update |= {"weights to compute with": whole_weights(setup), "gradients being summed": _whole_gradients(setup)}
     phases = {"update": update}
     if setup.device.is_gpu and not setup.offload:
         # AdamW over all tensors at once (foreach) makes one more copy of what it updates.
@@ -61,17 +61,28 @@ def activations(setup: Setup) -> float:
     """What a micro-batch keeps for the backward pass. With gradient checkpointing each layer keeps its input alone, and
     one layer at a time all of it. A critic or a reward model keeps as much as the policy."""
     shape, w = setup.shape, setup.width
-    # Two norms in float32 with their input and its scaled form; their outputs, cast for each of five projections.
-    norms = (16 + 10 if setup.bf16 else 16 + 8) * shape.hidden
-    attention = 4 * w * shape.query  # queries, keys and values of every head, the output
-    normed = (6 if setup.bf16 else 8) * (shape.query + shape.key_value) if shape.query_norm else 0
-    mask = 0 if setup.flash else w * setup.longest
-    layer = norms + attention + normed + 4 * w * shape.intermediate + mask
     if setup.gradient_checkpointing:
-        kept = shape.layers * MASTER * shape.hidden + layer + 2 * w * shape.intermediate
-    else:  # with the ends of the model, and the workspace of the backward pass
-        kept = shape.layers * layer + 13 * shape.hidden + 3 * w * shape.intermediate
+        inputs = shape.layers * MASTER * shape.hidden
+        return (1 + setup.networks) * (inputs * setup.micro_batch + _recomputed(setup))
+    # with the ends of the model, and the workspace of the backward pass
+    kept = shape.layers * _layer(setup) + 13 * shape.hidden + 3 * w * shape.intermediate
     return float((1 + setup.networks) * kept * setup.micro_batch)
+
+
+def whole_weights(setup: Setup) -> float:
+    """Weights in the precision of the pass. Sharded: two layers and the ends of the model, gathered. Else autocast
+    keeps a bf16 copy of each to the end of the forward pass, or without gradient checkpointing of the backward pass.
+    No layer is recomputed before that end, only the last one's feed-forward part is held: what it needs beyond a
+    recomputed layer is counted."""
+    shape, w = setup.shape, setup.width
+    if setup.shard:
+        return (1 + setup.networks) * w * (min(2, shape.layers) * shape.layer + shape.outside_layers)
+    if not setup.bf16:
+        return 0.0
+    every = w * (shape.layers * shape.layer + shape.outside_layers)
+    if setup.gradient_checkpointing:
+        every += 4 * w * shape.intermediate * setup.micro_batch - _recomputed(setup)
+    return (1 + setup.networks) * max(every, w * (shape.layer + shape.outside_layers))
 
 
 def engine_memory(setup: Setup) -> float:
@@ -120,14 +131,20 @@ def _frozen(setup: Setup) -> Parts:
     return own | {"reference": reference}
 
 
-def _whole_weights(setup: Setup) -> float:
-    """Weights in the precision of the pass: two layers and the ends of the model where they are gathered, or in bf16
-    recomputed, layer by layer; else in bf16 all of them, which the backward pass keeps."""
-    if not setup.bf16 and not setup.shard:
-        return 0.0
-    shape, networks = setup.shape, 1 + setup.networks
-    layers = min(2, shape.layers) if setup.shard or setup.gradient_checkpointing else shape.layers
-    return setup.width * networks * (layers * shape.layer + shape.outside_layers)
+def _layer(setup: Setup) -> float:
+    """Bytes that one layer keeps of a token."""
+    shape, w = setup.shape, setup.width
+    # Two norms in float32 with their input and its scaled form; their outputs, cast for each of five projections.
+    norms = (16 + 10 if setup.bf16 else 16 + 8) * shape.hidden
+    attention = 4 * w * shape.query  # queries, keys and values of every head, the output
+    normed = (6 if setup.bf16 else 8) * (shape.query + shape.key_value) if shape.query_norm else 0
+    mask = 0 if setup.flash else w * setup.longest
+    return float(norms + attention + normed + 4 * w * shape.intermediate + mask)
+
+
+def _recomputed(setup: Setup) -> float:
+    """Bytes of a layer that is recomputed, with the workspace of its backward pass."""
+    return (_layer(setup) + 2 * setup.width * setup.shape.intermediate) * setup.micro_batch
 
 
 def _whole_gradients(setup: Setup) -> float:
