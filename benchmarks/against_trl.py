@@ -15,6 +15,7 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
@@ -50,8 +51,9 @@ class Contender:
 
     def close(self) -> None:
         """Wait for its end."""
-        if self.process.is_alive() and self.name.startswith("srft"):
-            self.pipe.send(None)
+        if self.name.startswith("srft"):
+            with suppress(OSError):  # it ended by an error of its own, which it has printed
+                self.pipe.send(None)
         self.process.join(20)
         self.process.kill()
 
@@ -160,13 +162,14 @@ def main() -> None:
     parser.add_argument("--task", choices=["grpo", "sft"], default="grpo")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a busy machine, --threads 1")
     parser.add_argument("--ours", action="append", default=[], help="settings of the recipe for srft alone")
     parser.add_argument("--trl", action="append", default=[], help="settings of TRL's config")
     a = parser.parse_intermixed_args()
-    work = Work(a.recipe, ["optim.lr=1e-6", *a.overrides], a.task, a.threads)
+    work = Work(a.recipe, ["optim.lr=1e-6", *a.overrides], a.task, a.threads, a.clock)
     same, contenders = compare(work, a.ours or [""], a.trl or [""], a.rounds)
     print(same)
-    print(f"{a.recipe} {' '.join(a.overrides)}: {a.task}, {a.threads} threads, medians of {a.rounds} rounds\n")
+    print(f"{a.recipe} {' '.join(a.overrides)}: {a.task}, {a.threads} threads, {a.clock} time, {a.rounds} rounds\n")
     print(table(contenders, next(c for c in contenders if c.name.startswith("TRL"))))
 
 

@@ -3,13 +3,13 @@ process that makes a step when it is told to, and has its own high-water mark of
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,12 +35,19 @@ class Work:
         overrides: of the recipe.
         task: "grpo" or "sft".
         threads: of torch.
+        clock: what a step is timed by: "wall", or "cpu", the process's CPU time, for a machine that is busy (with one
+            thread: threads that wait for each other burn it too).
     """
 
     recipe: str
     overrides: Sequence[str]
     task: str
     threads: int
+    clock: str = "wall"
+
+    def now(self) -> float:
+        """Seconds, from an arbitrary beginning."""
+        return time.process_time() if self.clock == "cpu" else time.perf_counter()
 
     def load(self, also: Sequence[str] = ()) -> Recipe:
         """The recipe that is run."""
@@ -83,7 +90,8 @@ def peak_memory() -> float:
     """MiB, since the process began: allocated on the GPU where there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text()  # getrusage's would begin at that of the process that started it
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def reward_of(ids: Sequence[int]) -> float:
@@ -109,7 +117,7 @@ def ours(pipe: Connection, work: Work, overrides: Sequence[str]) -> None:
     prepare(work)
 
     def serve(loop: Loop, start: int = 0) -> bool:
-        commands, loaded = _OurCommands(loop), peak_memory()
+        commands, loaded = _OurCommands(loop, work.now), peak_memory()
         while (command := pipe.recv()) is not None:
             name, *arguments = command
             pipe.send(getattr(commands, name)(*arguments, loaded=loaded))
@@ -121,8 +129,8 @@ def ours(pipe: Connection, work: Work, overrides: Sequence[str]) -> None:
 
 
 class _OurCommands:
-    def __init__(self, loop: Loop) -> None:
-        self.loop, self.optimizer = loop, loop.updater.policy.optimizer
+    def __init__(self, loop: Loop, now: Callable[[], float]) -> None:
+        self.now, self.loop, self.optimizer = now, loop, loop.updater.policy.optimizer
         self.sketch: list[tuple[float, float]] = []
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         inner.register_step_pre_hook(self._look)
@@ -139,9 +147,9 @@ class _OurCommands:
 
     def sample(self, prompts: Sequence[Prompt], step: int, loaded: float) -> Step:
         """Rollouts and their grades."""
-        began = time.perf_counter()
+        began = self.now()
         responses = self._collect(prompts, step)
-        seconds = time.perf_counter() - began
+        seconds = self.now() - began
         rollouts = [list(r.token_ids) for r in responses]
         return Step(seconds, 0.0, sum(map(len, rollouts)), 0.0, rollouts=rollouts)
 
@@ -155,13 +163,13 @@ class _OurCommands:
             )
             for i, ids in enumerate(rollouts)
         ]  # fmt: skip
-        began = time.perf_counter()
+        began = self.now()
         responses = given or self._collect(prompts, step)
         loop = self.loop
         batches = loop.batcher.split(responses, step, len(prompts), loop.updates_per_batch)
         metrics = loop.updater.update_all(loop.updater.prepare(batches, loop.needs))
         loop.policy.sync(loop.collect.collector.sampler)
-        seconds, tokens = time.perf_counter() - began, sum(len(r.token_ids) for r in responses)
+        seconds, tokens = self.now() - began, sum(len(r.token_ids) for r in responses)
         return Step(0.0, seconds, tokens, metrics["loss"], self.sketch, peak=peak_memory(), loaded=loaded)
 
     def _collect(self, prompts: Sequence[Prompt], step: int) -> list[Response]:

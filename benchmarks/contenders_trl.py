@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,13 +30,13 @@ def trl(pipe: Connection, work: Work, options: Mapping[str, Any], prompts: Seque
         def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
             trainer.loss_of_step = trainer.sampling_seconds = 0.0
             pipe.recv()
-            self.began = time.perf_counter()
+            self.began = work.now()
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             self.sketch = sketch(list(model.parameters())) if state.global_step == 0 else []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            seconds = time.perf_counter() - self.began
+            seconds = work.now() - self.began
             rollouts, tokens = trainer.drawn()
             training = seconds - trainer.sampling_seconds
             pipe.send(
@@ -48,7 +47,7 @@ def trl(pipe: Connection, work: Work, options: Mapping[str, Any], prompts: Seque
             )  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build(recipe, {**_common(recipe, folder), **options}, prompts)
+        trainer = build(recipe, {**_common(recipe, folder), **options}, prompts, work.now)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Held())
         loaded = peak_memory()
@@ -78,7 +77,7 @@ def _batches(config: dict[str, Any], rows: int, steps: int) -> dict[str, Any]:
     return {**config, **sizes, "max_steps": steps}
 
 
-def _grpo_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prompt]) -> Any:
+def _grpo_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prompt], now: Callable[[], float]) -> Any:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -95,9 +94,9 @@ def _grpo_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prom
             return [list(table[int(p)].token_ids) for p in prompts], None, {}
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            began = time.perf_counter()
+            began = now()
             self.inputs = super()._generate_and_score_completions(inputs)
-            self.sampling_seconds = time.perf_counter() - began
+            self.sampling_seconds = now() - began
             return self.inputs
 
         def compute_loss(self, *arguments: Any, **options: Any) -> Tensor:
@@ -121,7 +120,7 @@ def _grpo_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prom
     )
 
 
-def _sft_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prompt]) -> Any:
+def _sft_trainer(recipe: Recipe, config: dict[str, Any], prompts: Sequence[Prompt], now: Callable[[], float]) -> Any:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

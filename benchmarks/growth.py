@@ -1,16 +1,16 @@
-"""How cost grows: seconds of sampling and of an update as a power of prompt length, response length, group, prompts,
-vocabulary and model width, each doubled three times while the others stay: python benchmarks/growth.py [--factors …].
+"""How cost grows: CPU seconds of sampling and of an update as a power of prompt length, response length, group, number
+of prompts, vocabulary and model width, each doubled three times while the others stay:
+python benchmarks/growth.py [--factors …].
 
-The models are random Qwen2 shapes; no response ends early, so every length is what it says. Sizes take turns, and the
-fastest of the repeats counts, so that a busy machine bends no curve. The exponent is the slope of a line through the
-logarithms: 1 is linear.
+The models are random Qwen2 shapes; no response ends early, so every length is what it says. It is CPU time of all
+threads, sizes take turns, and the least of the repeats counts, so that a busy machine bends no curve. The exponent is
+the slope of a line through the logarithms: 1 is linear.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -92,13 +92,13 @@ class Subject:
 
 
 def fastest(subjects: Sequence[Subject], work: str, repeats: int) -> list[float]:
-    """Seconds of each subject's work, the least of the repeats."""
+    """CPU seconds of each subject's work, the least of the repeats."""
     times: list[list[float]] = [[] for _ in subjects]
     for _ in range(repeats):
         for subject, taken in zip(subjects, times, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             getattr(subject, work)()
-            taken.append(time.perf_counter() - began)
+            taken.append(time.process_time() - began)
     return [min(taken) for taken in times]
 
 
@@ -116,10 +116,10 @@ def main() -> None:
     parser.add_argument("--longest", type=int, help="of prompts and responses, in tokens, in place of 1024")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=2048, help="padded tokens of a micro-batch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    print(f"{Size()}, {a.threads} threads, the least of {a.repeats}\n")
+    print(f"{Size()}, {a.threads} thread(s), CPU time, the least of {a.repeats}\n")
     print("| factor | sizes | sampling (s) | exponent | training (s) | exponent |\n|---|---|---|---|---|---|")
     for factor in a.factors:
         sizes = FACTORS[factor]
