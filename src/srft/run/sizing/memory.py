@@ -8,6 +8,7 @@ compares it with allocations traced through the same code.
 from __future__ import annotations
 
 from srft.policy.forward import CHUNK
+from srft.policy.head import CHUNK_ELEMENTS
 from srft.run.sizing.hardware import GB
 from srft.run.sizing.setup import MASTER, Setup
 
@@ -25,9 +26,6 @@ def memory(setup: Setup) -> dict[str, Parts]:
     update = held | state | {"activations": activations(setup), "logits of a chunk": _logits(setup)}
     update |= {"weights to compute with": whole_weights(setup), "gradients being summed": _whole_gradients(setup)}
     phases = {"update": update}
-    if setup.device.is_gpu and not setup.offload:
-        # AdamW over all tensors at once (foreach) makes one more copy of what it updates.
-        phases["optimizer step"] = held | state | {"optimizer's workspace": MASTER * _trained(setup) / setup.shards}
     if setup.samples:
         sampling = held | {k: v for k, v in state.items() if k != "gradients"} | _sampler(setup)
         phases = {"sampling": sampling, **phases}
@@ -159,9 +157,12 @@ def _whole_gradients(setup: Setup) -> float:
 
 
 def _logits(setup: Setup) -> float:
-    tokens = min(CHUNK, setup.micro_batch)
+    """A chunk's logits and, of the head whose gradients are in closed form, its gradient and a share of it."""
+    vocabulary = setup.shape.vocabulary
+    chunk = CHUNK if setup.vocabulary else max(CHUNK_ELEMENTS // vocabulary, 1)
     copies = LOGITS + (2 if setup.frozen_in_update else 0)
-    return 4.0 * copies * tokens * setup.shape.vocabulary
+    gradient = 0 if setup.vocabulary or setup.shape.trainable < setup.shape.parameters else 2 * setup.shape.embedding
+    return float(MASTER * (copies * min(chunk, setup.micro_batch) * vocabulary + gradient))
 
 
 def _sampler(setup: Setup) -> Parts:

@@ -10,6 +10,7 @@ import torch
 
 from srft.policy.placement import pick_precision
 from srft.recipe.schema import Recipe
+from srft.rollout.samplers.vllm import VllmSampler
 from srft.run.sizing.hardware import Device
 from srft.run.sizing.shape import Shape
 
@@ -75,6 +76,7 @@ class Setup:
         reference: frozen copies of the base.
         networks: trained with the policy: a critic, a reward model.
         frozen_in_update: the reference's distribution is taken in every update.
+        vocabulary: the method has terms of the whole vocabulary.
         scoring: forward passes of the policy before the updates.
         optimizers: of the policy; a buffer has its own.
         sequences: (count, prompt tokens, response tokens) of what a step trains on.
@@ -94,6 +96,7 @@ class Setup:
     reference: int
     networks: int
     frozen_in_update: bool
+    vocabulary: bool
     scoring: int
     optimizers: int
     samples: bool
@@ -160,7 +163,7 @@ def make_setup(
         verl: training on verl, whose FSDP workers always divide the state and let vLLM sleep.
     """
     needs, training, rollout = recipe.needs, recipe.training, recipe.rollout
-    vllm = getattr(rollout, "vllm", None)
+    vllm = rollout.options(VllmSampler)
     samples = "rollouts" in needs
     demonstrations = rollout.demonstrations if "demonstrations" in needs else 0
     rows, prompts = recipe.sampling.n if samples else 0, training.prompts_per_step
@@ -176,7 +179,7 @@ def make_setup(
     if steps is None and lengths.problems is not None:
         steps = -(-round((training.epochs or 0) * lengths.problems) // prompts)
     every = recipe.evaluation.every
-    asked, offload = getattr(training, "shard", None), bool(getattr(training, "offload", False))
+    asked, offload = training.shard, training.offload
     return Setup(
         shape=shape,
         device=device,
@@ -192,13 +195,14 @@ def make_setup(
         reference=int(distribution or reference),
         networks=len(needs & {"critic", "reward_model"}),
         frozen_in_update=distribution or "preferences" in needs,
+        vocabulary=bool(recipe.loss.vocabulary) or "preferences" in needs,
         scoring=int(("old_logp" in needs and several) or "means" in needs),
         optimizers=2 if recipe.hooks.model_dump().get("buffer") else 1,
         samples=samples or recipe.data.selection is not None,
         engine=engine,
-        gpu_memory=getattr(vllm, "gpu_memory", 0.4),
-        sleep=verl or bool(getattr(vllm, "sleep", False)),
-        tensor_parallel=getattr(vllm, "tensor_parallel", 1),
+        gpu_memory=vllm.gpu_memory,
+        sleep=verl or vllm.sleep,
+        tensor_parallel=1,
         max_batch=rollout.max_batch,
         prompts_per_step=prompts,
         n=rows,
