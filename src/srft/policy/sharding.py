@@ -86,6 +86,7 @@ def whole_copy(policy: Policy, empty: Any) -> Policy:
     """
     buffers = dict(policy.causal_lm.named_buffers())
     copy = Policy(empty).requires_grad_(False).to_empty(device=next(iter(buffers.values())).device).eval()
+    copy.packed = policy.packed  # which was tried on weights
     copy.model.tie_weights()
     copy.model.generation_config = policy.causal_lm.generation_config
     for name, buffer in copy.model.named_buffers():
