@@ -184,7 +184,7 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_own_method_document_runs(tmp_path: Path) -> None:
     file = ROOT / "examples/half_half.py"
-    assert blocks("docs/your-own-method.md") == [file.read_text()]
+    assert blocks("docs/your-own-method.md")[0] == file.read_text()
     changes = ["method.name=half-half", f"method.file={file}", "method.mix=0.3", "method.fade=2"]
     result = command("train", "quickstart", *SMALL, *changes, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr

@@ -116,14 +116,14 @@ def test_adapters_are_handed_over_by_themselves(served: Served, tokenizer: Any, 
         chosen = settings([url], tmp_path, lora="adapters")
         assert chosen.resolve(lora) == "server"
         sampler = make_sampler(chosen, policy, lora, tokenizer, max_model_len=256)
-        assert gap(policy, sampler) < 1e-4
+        assert gap(policy, sampler) < 1e-3
         for _ in range(2):
             with torch.no_grad():
                 for parameter in (p for p in policy.parameters() if p.requires_grad):
                     parameter.add_(0.02)
             assert gap(policy, sampler) > 0.02
             policy.sync(sampler)
-            assert gap(policy, sampler) < 1e-4
+            assert gap(policy, sampler) < 1e-3
             assert len(served.adapters) == 1
         assert len(served.reloads) == 1  # the base, once
         sampler.close()

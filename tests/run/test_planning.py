@@ -252,8 +252,9 @@ def test_what_cannot_be_planned_is_told(words: list[str], message: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [2048, 16384])
-def test_a_real_run_takes_the_memory_that_was_estimated(tmp_path: Path, tokens: int) -> None:
+@pytest.mark.parametrize(("tokens", "most"), [(2048, 1.33), (16384, 1.8)])
+def test_a_real_run_takes_the_memory_that_was_estimated(tmp_path: Path, tokens: int, most: float) -> None:
+    """At most: a step of quickstart has fewer tokens than 16,384, prompts counted once."""
     code = f"""
 import resource
 from srft.recipe.load import load_recipe
@@ -267,4 +268,4 @@ print(sizes[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     result = python("-c", code)
     assert result.returncode == 0, result.stderr
     estimated, peak = map(float, result.stdout.split()[-2:])
-    assert 0.75 < estimated / peak < 1.33
+    assert 0.75 < estimated / peak < most

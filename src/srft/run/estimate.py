@@ -96,7 +96,8 @@ def estimate(plan: Plan, processes: int = 1) -> Estimate:
     lengths = Lengths.measured(prompts, demonstrations, recipe.rollout.max_response_length)
     evaluations = tuple(Evaluation(len(t.groups), t.params.n, t.params.max_response_length) for t in plan.evaluations)
     device = this_machine(processes)
-    engine = cast(Engine, recipe.rollout.resolve())
+    resolved = recipe.rollout.resolve()  # a backend of the user's own is counted as transformers
+    engine: Engine = cast(Engine, resolved) if resolved in ("vllm", "server") else "transformers"
     shape = shape_of(plan.config, recipe.model.lora)
     setup = make_setup(recipe, shape, lengths, device, ranks=processes, engine=engine, evaluations=evaluations)
     return Estimate(shard_if_needed(setup))

@@ -79,6 +79,7 @@ def test_a_reference_is_there_where_the_method_needs_one() -> None:
         ("model.path", "model.path=weights.gguf"),
         ("rollout.engine", "rollout.engine=transformers"),
         ("rollout.server", "rollout.server.urls=[http://gpu1:8000]"),
+        ("rollout.vllm.lora", "rollout.vllm.lora=adapters"),
         ("training.shard", "training.shard=false"),
         ("training.device", "training.device=cpu"),
         ("hooks.buffer", "hooks.buffer.size=4"),

@@ -12,6 +12,7 @@ from srft.objective.registry import Need
 from srft.policy.adapters import has_adapters
 from srft.recipe.schema import Recipe
 from srft.rollout.samplers.server import ServerSampler
+from srft.rollout.samplers.vllm import VllmSampler
 from srft.training.selection import needs_scores
 
 NEEDS: frozenset[Need] = frozenset({"demonstrations", "rollouts", "old_logp", "means", "reference"})
@@ -69,6 +70,12 @@ REFUSALS = (
         lambda r: bool(r.rollout.options(ServerSampler).urls),
         "verl starts vLLM servers of its own",
         "Leave rollout.server out.",
+    ),
+    Refusal(
+        "rollout.vllm.lora",
+        lambda r: r.rollout.options(VllmSampler).lora != "merged",
+        "it trains whole weights",
+        "Leave it out.",
     ),
     Refusal(
         "training.shard",
