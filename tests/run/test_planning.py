@@ -135,6 +135,11 @@ def test_a_vllm_that_holds_no_response_is_told(tmp_path: Path) -> None:
     assert "rollout.vllm.gpu_memory=" in error.value.fix
 
 
+def test_vllm_on_a_cpu_holds_a_small_model(tmp_path: Path) -> None:
+    cpu = Device("CPU", 8 * 2**30, 1e11, 1e10, 1e10, 1e10, is_gpu=False)
+    check_size(sized("rollout.engine=vllm", device=cpu, recipe="quickstart"), tmp_path)
+
+
 def test_each_single_piece_of_advice_is_enough() -> None:
     changes = ["model.path=Qwen/Qwen2.5-1.5B", "model.config={}", "model.gradient_checkpointing=false",
                "training.tokens_per_micro_batch=32768", "rollout.max_response_length=2048"]  # fmt: skip

@@ -13,6 +13,7 @@ from srft.run.sizing.hardware import GB
 from srft.run.sizing.setup import MASTER, Setup
 
 LOGITS = 5.5  # float32 copies of a chunk's logits that forward and backward hold at once, traced
+CPU_CACHE = 2**30  # of vLLM for keys and values, unless VLLM_CPU_KVCACHE_SPACE says otherwise
 ENGINE_OVERHEAD = 2 * GB  # of vLLM: workspace and CUDA graphs, beside weights and cache
 RUNTIME = 1 * GB  # of a GPU: the CUDA context and NCCL's buffers
 LIBRARIES = 0.5 * GB  # of a process on a CPU: Python, torch, transformers and the data, measured
@@ -84,9 +85,9 @@ def whole_weights(setup: Setup) -> float:
 
 
 def engine_memory(setup: Setup) -> float:
-    """Bytes that vLLM takes of a GPU while it samples."""
+    """Bytes that vLLM takes while it samples."""
     if not setup.device.is_gpu:
-        return 4.0 * setup.shape.parameters + 2**30  # its weights and the cache that we give it on a CPU
+        return 4.0 * setup.shape.parameters + CPU_CACHE
     return setup.gpu_memory * setup.device.memory
 
 
@@ -98,6 +99,7 @@ def rows_at_once(setup: Setup, prompt: float, response: float) -> int:
         return min(setup.max_batch or 256, max(1, setup.prompts_per_step * setup.n // setup.ranks))
     memory = engine_memory(setup) if setup.engine == "vllm" else 0.9 * setup.device.memory
     free = setup.tensor_parallel * (memory - ENGINE_OVERHEAD) - 2.0 * shape.parameters
+    free = free if setup.device.is_gpu else CPU_CACHE
     if free < 2.0 * shape.cache * (setup.max_prompt_length + setup.max_response_length):
         return 0
     own = 1024 if setup.device.memory > 70 * 2**30 and "a100" not in setup.device.name else 256  # vLLM's default
