@@ -115,13 +115,13 @@ def contenders(a: argparse.Namespace, longest: int) -> dict[str, Run]:
         return run
 
     runs: dict[str, Run] = {"generate": generate}
-    for name, backend in samplers().items():
+    for name in samplers():
+        engine = SamplerSettings(engine=name, max_batch=a.max_batch)
         try:
-            backend.check(processes=1)
+            engine.resolve()
         except SrftError as reason:
             print(f"{name}: left out, {reason.what}")
             continue
-        engine = SamplerSettings(engine=name, max_batch=a.max_batch)
         sampler = make_sampler(
             engine, Policy(model), settings, tokenizer, max_model_len=len(max(prompts, key=len)) + longest
         )
