@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from srft.errors import SrftError
 from srft.recipe.schema import Recipe
+from srft.rollout.samplers import pick_sampler
 from srft.run.plan import Plan
 from srft.run.sizing.advice import advise, fits, holds_a_response, room
 from srft.run.sizing.hardware import Device, this_machine
@@ -96,7 +97,7 @@ def estimate(plan: Plan, processes: int = 1) -> Estimate:
     lengths = Lengths.measured(prompts, demonstrations, recipe.rollout.max_response_length)
     evaluations = tuple(Evaluation(len(t.groups), t.params.n, t.params.max_response_length) for t in plan.evaluations)
     device = this_machine(processes)
-    resolved = recipe.rollout.resolve()  # a backend of the user's own is counted as transformers
+    resolved = pick_sampler(recipe.rollout.engine).name  # a backend of the user's own is counted as transformers
     engine: Engine = cast(Engine, resolved) if resolved in ("vllm", "server") else "transformers"
     shape = shape_of(plan.config, recipe.model.lora)
     setup = make_setup(recipe, shape, lengths, device, ranks=processes, engine=engine, evaluations=evaluations)

@@ -101,7 +101,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     kept = _with_good_answers(problems, recipe, verifier)
     if recipe.reads_demonstrations:
         _check_demonstrations(kept, recipe.method.name)
-    read = _tokenized(recipe, tokenizer, kept)
+    read = tokenized(recipe, tokenizer, kept)
     prompts = _usable(read.prompts, recipe, recipe.reads_demonstrations)
     if "preferences" in recipe.needs and data.selection is None:
         check_pairs(prompts, f"data.path: {data.path}")
@@ -122,7 +122,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
 
 def with_problems(plan: Plan, problems: list[Problem]) -> Plan:
     """The plan on other problems: those of a selection."""
-    read = _tokenized(plan.recipe, plan.tokenizer, problems)
+    read = tokenized(plan.recipe, plan.tokenizer, problems)
     prompts = _usable(read.prompts, plan.recipe, demonstrations=True)
     dropped = len(read.prompts) - len(prompts)
     return replace(plan, prompts=prompts, counts=read.counts, dropped_prompts=dropped)
@@ -139,7 +139,8 @@ def _evaluations(recipe: Recipe, tokenizer: Any) -> list[EvaluationTask]:
     )
 
 
-def _tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> TokenizedProblems:
+def tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> TokenizedProblems:
+    """Problems as the recipe's template and limits make them."""
     return tokenize_problems(
         problems,
         tokenizer,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from srft.data.load import load_problems
-from srft.data.template import TEMPLATES
-from srft.data.tokenize import tokenize_problems
 from srft.errors import SrftError
 from srft.policy.load import load_tokenizer
 from srft.recipe.schema import Recipe
 from srft.run.estimate import Estimate, estimate_on
+from srft.run.plan import tokenized
 from srft.run.sizing.hardware import find_gpu, this_machine
 from srft.run.sizing.setup import Lengths
 
@@ -58,14 +57,8 @@ def _lengths(recipe: Recipe) -> Lengths:
     """Of the data where it and the tokenizer are on this machine, else half of the recipe's limits."""
     data, limit = recipe.data, recipe.rollout.max_response_length
     try:
-        read = tokenize_problems(
-            load_problems(data.path, split=data.split, limit=data.limit, options=data.options),
-            load_tokenizer(recipe.model),
-            template=TEMPLATES[data.template],
-            max_prompt_length=data.max_prompt_length,
-            max_response_length=limit,
-            long_demonstrations=data.long_demonstrations,
-        )
+        problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
+        read = tokenized(recipe, load_tokenizer(recipe.model), problems)
     except SrftError:
         return Lengths.assumed(recipe)
     demonstrations = [len(d.token_ids) for p in read.prompts for d in p.demonstrations]

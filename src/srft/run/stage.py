@@ -23,7 +23,7 @@ from srft.processes import first
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
 from srft.rollout.sampler import Sampler
-from srft.rollout.samplers import samplers
+from srft.rollout.samplers import pick_sampler
 from srft.rollout.settings import RolloutSettings
 from srft.run.plan import Plan
 from srft.training.batches import Batcher
@@ -50,7 +50,7 @@ def make_inference(plan: Plan, policy: Policy, accelerator: Accelerator) -> Poli
     """What samples, and scores samples: the policy itself, or a whole copy in each process where the policy is sharded,
     whose passes are common to all processes."""
     recipe = plan.recipe
-    engine = samplers()[recipe.rollout.resolve()]
+    engine = pick_sampler(recipe.rollout.engine)
     wanted = engine.is_policy or recipe.evaluation.statistics or recipe.data.selection is not None
     if not (wanted and is_sharded(policy)):
         return policy
@@ -103,6 +103,33 @@ def make_loop(
         pad_token_id=plan.pad_token_id,
         packed=policy.packed,
     )
+    return loop_around(
+        updater, trained_policy.optimizer.optimizer, batcher, make_updater, inference, collector,
+        plan, span, accelerator, run_dir, display,
+    )  # fmt: skip
+
+
+def loop_around(
+    updater: Updater,
+    optimizer: torch.optim.Optimizer,
+    batcher: Batcher,
+    make_updater: Callable[[str, float | None], Updater],
+    inference: Any,
+    collector: Collector,
+    plan: Plan,
+    span: StageSpan,
+    accelerator: Accelerator,
+    run_dir: RunDir,
+    display: Display,
+) -> Loop:
+    """The loop of a stage around an engine's parts.
+
+    Args:
+        optimizer: whose learning rate the schedule sets.
+        make_updater: of the same policy by another method, for hooks.
+        inference: what samples and scores.
+    """
+    recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
     context = HookContext(
         method=recipe.loss,
         method_options=recipe.method_options,
@@ -145,7 +172,7 @@ def make_loop(
         accelerator=accelerator,
         updater=updater,
         inference=inference,
-        scheduler=get_scheduler(optim.schedule_name, trained_policy.optimizer.optimizer, warmup, span.steps),
+        scheduler=get_scheduler(optim.schedule_name, optimizer, warmup, span.steps),
         collect=collect,
         batcher=batcher,
         hooks=hooks,
