@@ -18,7 +18,7 @@ class SamplingOverrides(Section):
 
     n: int | None = Field(None, gt=0, description="responses per problem")
     temperature: float | None = Field(None, ge=0, description="0 is greedy")
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, gt=0, le=1, description="nucleus; 1 is the whole distribution")
     max_response_length: int | None = Field(None, gt=0, description="tokens")
 
 
@@ -26,7 +26,7 @@ class EvaluationSet(Section):
     """The user's own problems, in the columns that training data has."""
 
     path: str = Field(description="file, `srft:…`, `reasoning-gym:TASK` or hub id")
-    split: str = "test"
+    split: str = Field("test", description="of a data set on the hub")
     options: dict[str, Any] = Field({}, description="as `data.options`")
     limit: int | None = Field(None, gt=0, description="only the first so many problems")
 
@@ -39,7 +39,7 @@ class EvaluationSettings(Section):
         description="`math500`, `math500:200x4` (200 problems, 4 samples), `mine.jsonl:50x2`, or `srft`, `psft`",
     )
     sets: dict[str, EvaluationSet] = Field({}, description="the user's own problems, by the name of their results")
-    protocol: Literal["srft", "psft"] = "srft"
+    protocol: Literal["srft", "psft"] = Field("srft", description="whose sampling and templates: docs/evaluation.md")
     sampling: SamplingOverrides = SamplingOverrides()
     template: Literal["srft", "qwen-math", "assistant", "chat", "none"] | None = Field(
         None, description="the protocol's if left out; in training the data section's"

@@ -19,10 +19,10 @@ BASE = "adapter_base.json"  # ours: the checkpoint of the same run that the adap
 class LoraSettings(Section):
     """Low-rank adapters as the only trainable weights."""
 
-    rank: int = Field(16, gt=0)
-    alpha: int = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    rank: int = Field(16, gt=0, description="of the adapters (TRL: 16)")
+    alpha: int = Field(32, gt=0, description="adapters are scaled by alpha / rank (TRL: 32)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' input")
+    target_modules: str | list[str] = Field("all-linear", description="peft's: layers that have adapters")
 
 
 def has_adapters(folder: Path) -> bool:

@@ -33,9 +33,11 @@ class ModelSettings(Section):
     revision: str | None = Field(None, description="of a model on the hub")
     config: dict[str, Any] = Field({}, description="changes to the model's config.json, e.g. rope_theta: 40000")
     attention: str | None = Field(None, description="transformers' attn_implementation; its own choice if left out")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations anew in the backward pass: less memory, more time"
+    )
     lora: LoraSettings | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="run the code that comes with a model of the hub")
 
 
 def load_config(settings: ModelSettings) -> PretrainedConfig:

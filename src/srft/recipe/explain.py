@@ -58,7 +58,7 @@ def _keys(schema: type[BaseModel], path: list[str]) -> list[str]:
     """The keys of the section that `path` leads to."""
     fields: dict[str, Any] = dict(schema.model_fields)
     for part in path:
-        models = list(_models(fields[part].annotation)) if part in fields else []
+        models = models_in(fields[part].annotation) if part in fields else []
         if models:
             fields = {name: field for model in models for name, field in model.model_fields.items()}
     return list(fields)
@@ -75,14 +75,13 @@ def _key_path(schema: type[BaseModel] | None, location: list[str]) -> list[str]:
         path.append(part)
         field = fields.get(part)
         tagged = getattr(field, "discriminator", None) is not None
-        models = list(_models(field.annotation)) if field else []
+        models = models_in(field.annotation) if field else []
         fields = {name: inner for model in models for name, inner in model.model_fields.items()} or fields
     return path
 
 
-def _models(annotation: Any) -> Iterable[type[BaseModel]]:
-    """The models in a type, e.g. in `Lora | None` or `dict[str, EvaluationSet]`."""
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections in a type, e.g. in `Lora | None` or `dict[str, EvaluationSet]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in models_in(argument)]

@@ -37,8 +37,10 @@ class MethodSection(Section):
     """The method by name, and its own options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "srft"
-    preset: str | None = None
+    name: str = Field(
+        "srft", description="`srft methods` lists them, `srft methods NAME` its options, which stand beside it"
+    )
+    preset: str | None = Field(None, description="published values of the method's options, by name")
     file: str | None = Field(None, description="a Python file of your own that registers the method")
 
     @property
@@ -61,7 +63,7 @@ else:
 class Recipe(Section):
     """Everything that a run is made of."""
 
-    name: str = "run"
+    name: str = Field("run", description="of the run directory if --out is left out; the recipe's own name")
     model: ModelSettings
     data: DataSection
     rollout: RolloutSettings = RolloutSettings()

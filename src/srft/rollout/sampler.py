@@ -20,7 +20,7 @@ class SamplingParams(Section):
 
     n: int = Field(8, gt=0, description="responses per prompt (SRFT App. B: 8)")
     temperature: float = Field(1.0, ge=0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus; 1 is the whole distribution")
     max_response_length: int = Field(8192, gt=0, description="tokens (SRFT App. B: 8192)")
 
 

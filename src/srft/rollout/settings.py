@@ -20,7 +20,7 @@ else:
 class RolloutSettings(SamplingParams, SamplerSettings):
     """How a step's responses are drawn, and what else is in the group."""
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, description="of rollouts (SRFT App. B: 1.0)")
     demonstrations: int = Field(1, gt=0, description="demonstrations per prompt")
     demo_slots: Literal["add", "replace"] = Field("add", description="n rollouts + demos, or n in all (LUFFY's code)")
     correction: Literal["none"] | Correction = Field(

@@ -14,13 +14,13 @@ from srft.section import Section
 class PplShaping(Section):
     """Confident responses count for more."""
 
-    alpha: float = Field(0.01, ge=0)
+    alpha: float = Field(0.01, ge=0, description="strength (study §4.3: 0.01)")
 
 
 class PositionShaping(Section):
     """The end of a response counts for more."""
 
-    alpha: float = Field(0.1, ge=0)
+    alpha: float = Field(0.1, ge=0, description="strength (study §4.3: 0.1)")
     steps: tuple[int, int] | None = Field(None, description="between the two, both left out; released code: [200, 300]")
 
 
@@ -34,13 +34,15 @@ class AdvantageSettings(Section):
 class OptimSettings(Section):
     """The optimizer (AdamW) and its schedule."""
 
-    lr: float = Field(1e-6, gt=0, description="SRFT App. B: 1e-6")
+    lr: float = Field(1e-6, gt=0, description="learning rate (SRFT App. B: 1e-6)")
     auxiliary_lr: float | None = Field(None, gt=0, description="of the critic or the reward model; lr if left out")
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = Field(1.0, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of lr; linear and cosine fall to 0 (SRFT App. B: constant for RL, linear for SFT)"
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps in which lr rises (SRFT App. B, SFT: 0.1)")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's (PSFT: 0.1)")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's (PyTorch's default)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped at this norm (transformers' default)")
     updates_per_batch: int = Field(1, gt=0, description="optimizer updates on each batch of rollouts")
 
     @property
@@ -52,9 +54,9 @@ class OptimSettings(Section):
 class TrainingSettings(Section):
     """How long, in which portions, and where."""
 
-    steps: int | None = Field(None, ge=0)
+    steps: int | None = Field(None, ge=0, description="batches of prompts; in place of epochs (SRFT App. B: 500)")
     epochs: float | None = Field(None, gt=0, description="in place of steps")
-    prompts_per_step: int = Field(128, gt=0)
+    prompts_per_step: int = Field(128, gt=0, description="prompts of a batch (SRFT App. B: 128)")
     tokens_per_micro_batch: int = Field(
         16384,
         gt=0,
@@ -62,16 +64,16 @@ class TrainingSettings(Section):
         "cannot be packed; about 2048 is best on a CPU",
     )
     precision: Precision = Field("auto", description="auto: bf16 autocast on CUDA, else fp32")
-    device: DeviceName = "auto"
+    device: DeviceName = Field("auto", description="auto: a GPU where there is one")
     shard: bool | None = Field(
         None,
         description="spread weights, gradients and optimizer over the processes (FSDP2); "
         "if left out, where several GPUs train and one cannot hold them",
     )
     offload: bool = Field(False, description="keep what is sharded in the CPU's memory while a GPU computes")
-    seed: int = 0
+    seed: int = Field(0, description="of everything that is drawn")
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: only at the end or when interrupted")
-    keep_checkpoints: int = Field(2, gt=0)
+    keep_checkpoints: int = Field(2, gt=0, description="the newest so many stay")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:
@@ -90,7 +92,7 @@ class TrainingEvaluation(EvaluationSettings):
     """What `srft eval` reads, and when a run evaluates."""
 
     every: int = Field(0, ge=0, description="steps; 0: only before and after")
-    at_start: bool = True
+    at_start: bool = Field(True, description="before the first step too")
 
 
 class SelectionSettings(Section):
@@ -108,6 +110,6 @@ class LoggingSettings(Section):
     """What is shown and kept of a run."""
 
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="that get the metrics too")
-    project: str = "srft"
+    project: str = Field("srft", description="of the trackers")
     samples_every: int = Field(10, ge=0, description="steps between shown completions; 0: never")
     rollouts: bool = Field(True, description="write every sampled rollout with its reward")

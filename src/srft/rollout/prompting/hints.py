@@ -26,9 +26,9 @@ class Hints(Prompting):
         """Rollouts begin after the first chunks of the solution (UFT)."""
 
         strategy: Literal["hints"] = "hints"
-        chunks: int = Field(5, gt=0)
+        chunks: int = Field(5, gt=0, description="of a solution (UFT: 5)")
         start: float = Field(0.95, ge=0, le=1, description="p of Binomial(chunks, p) at the first step")
-        end: float = Field(0.05, ge=0, le=1)
+        end: float = Field(0.05, ge=0, le=1, description="p at the last step that has hints")
         steps: float = Field(
             0.6, gt=0, le=1, description="share of the steps over which p falls; then no hint (300 of 500)"
         )

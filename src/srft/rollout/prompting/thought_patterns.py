@@ -40,7 +40,7 @@ class ThoughtPatterns(Prompting):
         """A share of the rollouts has a thought pattern in the prompt (TAPO)."""
 
         strategy: Literal["thought-patterns"] = "thought-patterns"
-        share: float = Field(0.5, gt=0, le=1)
+        share: float = Field(0.5, gt=0, le=1, description="of a group's rollouts; ours, as TAPO publishes none")
         library: str | None = Field(
             None, description="JSONL of conditions and pattern; from the demonstrations if left out"
         )
