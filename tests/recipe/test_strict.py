@@ -22,7 +22,6 @@ from srft import SrftError, load_recipe
         ("optim.lr=fast", "'optim.lr'"),
         ("optim.lr=-1", "greater than 0"),
         ("rollout.engine=vlm", "'rollout.engine'"),
-        ("training.epochs=2", "give one of `steps` and `epochs`"),
         ("evaluation.sets.test.limt=3", "Did you mean 'limit'?"),
         ("no-equals-sign", "is not an override"),
         ("rollout.n=0", "rollout.n"),

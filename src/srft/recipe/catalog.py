@@ -96,6 +96,37 @@ def read_layers(source: str | Path | Mapping[str, Any]) -> list[Layer]:
     return _layers(source, None, ())
 
 
+def recipes_of_method(method: str) -> list[str]:
+    """The packaged recipes that train by a method, in a stage at least."""
+    return [name for name in list_recipes() if method in stage_methods(read_recipe(name))]
+
+
+def variants_of_method(source: str | Path, method: str) -> dict[str, str]:
+    """The recipes of the same file that train by a method alone, by the variant's name; "" is the file's own recipe.
+
+    Raises:
+        SrftError: there is no such recipe.
+    """
+    file, _, _ = _open(str(source), None)
+    packaged = file.folder is None
+    names = {variant: f"{file.label}{'-' if packaged else ':'}{variant}" for variant in file.variants}
+    if file.summary is not None or not packaged:
+        names[""] = file.label
+    return {variant: name for variant, name in names.items() if stage_methods(read_recipe(name)) == [method]}
+
+
+def stage_methods(tree: Mapping[str, Any]) -> list[str]:
+    """The method of each stage of a recipe, or of the recipe itself where it has none."""
+    stages = [merge(tree, stage) for stage in tree.get("stages") or () if isinstance(stage, Mapping)]
+    return [method_name(stage) for stage in stages or [tree]]
+
+
+def method_name(tree: Mapping[str, Any]) -> str:
+    """Of a recipe's sections, or of a stage's."""
+    section = tree.get("method")
+    return str(section.get("name", "srft")) if isinstance(section, Mapping) else "srft"
+
+
 def merge_layers(layers: Iterable[Layer]) -> dict[str, Any]:
     """Their sections, later over earlier."""
     empty: dict[str, Any] = {}
@@ -111,7 +142,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class RecipeLoader(BaseLoader):
-    """YAML 1.1 reads 1e-6 as a string; everyone means a number."""
+    """YAML 1.1 reads 1e-6 as a string, and None as one; everyone means a number, and nothing."""
 
 
 RecipeLoader.add_implicit_resolver(
@@ -119,6 +150,7 @@ RecipeLoader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)[eE][-+]?\d+$"),
     list("-+0123456789."),
 )
+RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("^None$"), ["N"])
 
 
 def _layers(source: str | Path | Mapping[str, Any], folder: Path | None, seen: tuple[Any, ...]) -> list[Layer]:

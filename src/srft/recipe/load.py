@@ -1,8 +1,8 @@
 """From what a user wrote to a checked recipe.
 
 Layers, later over earlier: the schema's defaults, the method's own settings and its preset, what the recipe `extends`,
-the recipe itself, the overrides; in a staged recipe each stage comes on top. A layer that changes `method.name` (or the
-prompting strategy) drops the options of that section in the layers beneath it.
+the recipe itself, in a staged recipe each stage, and the overrides, those of one stage last. A layer that changes
+`method.name` (or the prompting strategy) drops the options of that section in the layers beneath it.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from pydantic import BaseModel, ValidationError
 from srft.errors import SrftError
 from srft.evaluation.settings import EvaluationRecipe
 from srft.objective.registry import get_method
-from srft.recipe.catalog import parse_yaml, read_recipe
+from srft.recipe.catalog import parse_yaml
 from srft.recipe.explain import explain
-from srft.recipe.merge import merge, nest
+from srft.recipe.merge import merge, nest, together
+from srft.recipe.overrides import apply_changes
 from srft.recipe.schema import Recipe, check_options
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
-    """A checked recipe from a packaged name, a YAML file or a dict, with `section.key=value` overrides.
+    """A checked recipe from a packaged name, a YAML file or a dict, with `section.key=value` overrides, in any order.
+
+    An override reaches every stage, `stages.0.section.key=value` the first alone. `method.name=sft` takes the settings
+    of that variant where the recipe's file has one. The recipe's `notes` tell of both.
 
     Raises:
         SrftError: naming the file and key, for whatever is unknown, malformed or of a wrong type.
     """
-    where = "recipe" if isinstance(source, Mapping) else str(source)
-    tree = _with_overrides(read_recipe(source), overrides)
-    stages = tree.pop("stages", None) or []
-    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
-        raise SrftError(
-            "'stages' is not a list of changes", where=where, fix="Write `- method: {name: sft}` and so on."
-        )
-    recipe = _check(tree, where)
-    parts = [_check(merge(tree, stage), f"{where}: stage {i}") for i, stage in enumerate(stages, 1)]
+    changed = apply_changes(source, _changes(overrides))
+    recipe = _check(changed.tree, changed.where)
+    parts = [_check(stage, f"{changed.where}: stage {i}") for i, stage in enumerate(changed.stages, 1)]
     whole = recipe.model_copy(update={"stages": tuple(parts)})
-    _check_shaping(whole, where)
+    whole._notes = changed.notes
+    _check_shaping(whole, changed.where)
     return whole
 
 
@@ -50,7 +49,7 @@ def load_evaluation(model: str, overrides: Iterable[str] = (), **values: Any) ->
     Raises:
         SrftError: as `load_recipe`.
     """
-    tree = _with_overrides({"model": {"path": model}, **values}, overrides)
+    tree = merge({"model": {"path": model}, **values}, _changes(overrides))
     return validated(EvaluationRecipe, tree, "command line")
 
 
@@ -66,23 +65,19 @@ def validated(schema: type[Model], tree: Mapping[str, Any], where: str) -> Model
         raise explain(error, where, schema=schema) from None
 
 
-def _with_overrides(tree: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def _changes(overrides: Iterable[str]) -> dict[str, Any]:
+    """Overrides as one tree, in which their order plays no part, but for the same key given twice."""
+    changes: dict[str, Any] = {}
     for text in overrides:
-        tree = merge(tree, _override(text))
-    return tree
-
-
-def _override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise SrftError(f"'{text}' is not an override", where="command line", fix="Write section.key=value.")
-    return nest(key, parse_yaml(value))
+        key, equals, value = text.partition("=")
+        if not equals or not all(key.split(".")):
+            raise SrftError(f"'{text}' is not an override", where="command line", fix="Write section.key=value.")
+        changes = together(changes, nest(key, parse_yaml(value)))
+    return changes
 
 
 def _check(tree: dict[str, Any], where: str) -> Recipe:
     """The recipe of a tree without stages, with the method's own settings under it."""
-    if tree.pop("stages", None):
-        raise SrftError("a stage has no stages of its own", where=where, fix="List them all under `stages`.")
     recipe = validated(Recipe, _apply_method(tree), where)
     check_options(recipe.loss, recipe.method.options)
     if recipe.rollouts_per_prompt < 1:

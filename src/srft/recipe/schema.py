@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, create_model
 
 from srft.data.settings import DataSettings
 from srft.objective.registry import Method, Need, get_method
@@ -76,6 +76,12 @@ class Recipe(Section):
     evaluation: TrainingEvaluation = TrainingEvaluation()
     logging: LoggingSettings = LoggingSettings()
     stages: tuple[Recipe, ...] = Field((), description="one after another, each a change to the recipe above it")
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What overrides meant beyond their own keys, for the user to read."""
+        return self._notes
 
     @property
     def parts(self) -> tuple[Recipe, ...]:

@@ -24,6 +24,8 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
         SrftError: for whatever would make the run fail.
     """
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
+    for note in recipe.notes:
+        console.print(note, markup=False)
     verify = recipe.verify
     with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
         for stage, part in enumerate(recipe.parts, 1):

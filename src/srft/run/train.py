@@ -88,6 +88,8 @@ def train(
         plans = _preflight(recipe, run_dir, accelerator, verifier)
         open_run(run_dir, recipe, state, accelerator)
         display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
+        for note in recipe.notes:
+            display.say(note)
         if accelerator.is_main_process:
             report_overlap(plans, run_dir, display)
         start_trackers(recipe, accelerator)

@@ -61,6 +61,8 @@ def train(
         configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
         open_run(run_dir, recipe, state, accelerator)
         display = Display(console, sum(plan.steps for plan in plans))
+        for note in recipe.notes:
+            display.say(note)
         report_overlap(plans, run_dir, display)
         start_trackers(recipe, accelerator)
         finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display)
