@@ -21,7 +21,8 @@ class SrftError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The nearest known word, as advice, else the list of them."""
+    """The nearest known word, in whatever case, as advice, else the list of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+    lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    return f"Did you mean '{lower[near[0]]}'?" if near else f"Known: {', '.join(known)}."

@@ -3,10 +3,26 @@ reads; `srft.recipe` puts them together."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, get_origin
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
     """Settings by name, with defaults; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_as_text(cls, values: Any) -> Any:
+        """Text with commas is a list where a list is due: `trackers=wandb`, `betas=0.9,0.95`."""
+        if not isinstance(values, dict):
+            return values
+        listed = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) in (list, tuple)}
+        return {
+            name: [part.strip() for part in value.split(",") if part.strip()]
+            if name in listed and isinstance(value, str)
+            else value
+            for name, value in values.items()
+        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from srft.policy.load import ModelSettings
 from srft.policy.placement import Precision
@@ -51,12 +51,6 @@ class EvaluationSettings(Section):
     limit: int | None = Field(None, gt=0, description="only the first so many problems of what names no number itself")
     statistics: bool = Field(False, description="entropy, branching factor and perplexity, by one more forward pass")
     data_dir: str | None = Field(None, description="folder with benchmark files; what it lacks comes from the hub")
-
-    @field_validator("benchmarks", mode="before")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        """One string names benchmarks with commas between them."""
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 class EvaluationRecipe(EvaluationSettings, SamplerSettings):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from srft.errors import SrftError, did_you_mean
+from srft.recipe.aliases import key_of, meaning
+from srft.recipe.merge import leaves
 
 
 def explain(
@@ -24,8 +26,9 @@ def explain(
         path = _key_path(schema, [str(part) for part in finding["loc"]])
         key = ".".join(path) or "recipe"
         if finding["type"] == "extra_forbidden":
+            inner = next(iter(leaves(finding["input"])), "") if isinstance(finding["input"], Mapping) else ""
             lines.append(f"unknown key '{key}'")
-            fixes.append(_suggest(path, list(known), schema))
+            fixes.append(_suggest(path, f"{key}.{inner}".rstrip("."), list(known), schema))
         elif finding["type"] == "missing":
             lines.append(f"'{key}' is missing")
             fixes.append(f"Give {key}=….")
@@ -41,17 +44,30 @@ def explain(
     return SrftError("; ".join(lines), where=where, fix=" ".join(fixes) or "Correct the value.")
 
 
-def _suggest(path: list[str], known: list[str], schema: type[BaseModel] | None) -> str:
-    word = path[-1]
-    if schema is None:
-        return did_you_mean(word, known)
-    for section, field in schema.model_fields.items():
-        if word in getattr(field.annotation, "model_fields", {}):
-            return f"Did you mean '{section}.{word}'?"
+def _suggest(path: list[str], name: str, known: list[str], schema: type[BaseModel] | None) -> str:
+    """What was meant by the unknown key at `path`; `name` leads on to the first value in it."""
+    word, key = path[-1], key_of(name) or ""
+    if schema is None:  # options of a method
+        option = key.removeprefix("method.")
+        return f"Did you mean '{option}'?" if option in known and option != word else did_you_mean(word, known)
     keys = _keys(schema, path[:-1])
     if word in keys:  # of another of the sections that stand there by name
         return f"'{word}' goes with another choice of {'.'.join(path[:-1])}: name that one too."
+    if key.startswith("--"):
+        return f"It is the option {key}."
+    if key and _has(schema, key):
+        about = meaning(key)
+        return f"Did you mean '{key}'{f' ({about})' * bool(about)}?"
+    for section, field in schema.model_fields.items():
+        if (last := key.rpartition(".")[2] or word) in getattr(field.annotation, "model_fields", {}):
+            return f"Did you mean '{section}.{last}'?"
     return did_you_mean(word, keys)
+
+
+def _has(schema: type[BaseModel], key: str) -> bool:
+    """The key is one of the schema's, or may be a method's."""
+    *path, word = key.split(".")
+    return word in _keys(schema, path) or (path == ["method"] and "method" in schema.model_fields)
 
 
 def _keys(schema: type[BaseModel], path: list[str]) -> list[str]:

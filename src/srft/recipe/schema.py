@@ -83,6 +83,10 @@ class Recipe(Section):
         """What overrides meant beyond their own keys, for the user to read."""
         return self._notes
 
+    def __eq__(self, other: object) -> bool:
+        """The same sections; notes play no part."""
+        return isinstance(other, Recipe) and dict(self) == dict(other)
+
     @property
     def parts(self) -> tuple[Recipe, ...]:
         """The stages, or the recipe itself where it has none."""
