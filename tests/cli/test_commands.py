@@ -15,6 +15,8 @@ from srft.cli import app
 from srft.cli.evaluate import FORMER_OPTIONS
 from srft.data import resolve_path
 from srft.errors import SrftError
+from srft.evaluation.benchmarks import BENCHMARKS
+from srft.objective import get_method, methods
 from srft.recipe.catalog import list_recipes
 from srft.recipe.load import load_evaluation, load_recipe
 from tests.helpers import ROOT, SMALL, blocks, command
@@ -33,7 +35,7 @@ def test_version() -> None:
 def test_help_names_every_command_and_completion() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert len(names) == 10
+    assert len(names) == 12
     for name in (*names, "--version", "--install-completion", "--show-completion"):
         assert name.replace("_", "-") in output
 
@@ -49,16 +51,106 @@ def test_recipes_are_listed_shown_and_copied(tmp_path: Path) -> None:
     assert runner.invoke(app, ["recipes", "quickstart", "--copy", str(copy)]).exit_code != 0
 
 
-def test_recipe_names_are_completed() -> None:
-    environment = {"_SRFT_COMPLETE": "complete_bash", "COMP_WORDS": "srft train quickstart-psft-", "COMP_CWORD": "2"}
-    result = CliRunner().invoke(app, [], prog_name="srft", env=environment)
-    assert result.output.split() == [name for name in list_recipes() if name.startswith("quickstart-psft-")]
+def completed(*words: str) -> list[str]:
+    """What bash is offered for the last word."""
+    environment = {"_SRFT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return CliRunner().invoke(app, [], prog_name="srft", env=environment).output.split()
 
 
-def test_methods_are_listed() -> None:
-    output = CliRunner().invoke(app, ["methods"]).output
-    assert "sft+rl" in output
-    assert "hpt" in output
+def test_recipes_methods_keys_and_values_are_completed() -> None:
+    psft = [name for name in list_recipes() if name.startswith("quickstart-psft-")]
+    assert completed("srft", "train", "quickstart-psft-") == psft
+    assert completed("srft", "methods", "dap") == ["dapo"]
+    assert completed("srft", "train", "--method", "dr-") == ["dr-grpo"]
+    assert completed("srft", "train", "quickstart", "optim.w") == ["optim.warmup=", "optim.weight_decay="]
+    assert completed("srft", "plan", "quickstart", "training.st") == ["training.steps="]
+    assert completed("srft", "train", "quickstart", "method.name=chor") == ["method.name=chord"]
+    assert completed("srft", "train", "quickstart", "rollout.demo_slots=") == [
+        "rollout.demo_slots=add",
+        "rollout.demo_slots=replace",
+    ]
+
+
+def test_lists_have_a_line_each_in_a_pipe() -> None:
+    for words, names in (
+        (["methods"], own_methods()),
+        (["benchmarks"], list(BENCHMARKS)),
+        (["recipes"], list_recipes()),
+    ):
+        lines = CliRunner().invoke(app, words).output.splitlines()
+        assert [line.split("  ")[0] for line in lines] == list(names)
+        assert all(line.partition("  ")[2].strip() for line in lines)
+
+
+def own_methods() -> list[str]:
+    return sorted(name for name, method in methods().items() if method.function.__module__.startswith("srft."))
+
+
+@pytest.mark.parametrize("name", own_methods())
+def test_a_method_is_shown_with_its_options_and_recipes(name: str) -> None:
+    output = CliRunner().invoke(app, ["methods", name]).output
+    method = get_method(name)
+    assert output.startswith(f"{name}  {method.summary}\n")
+    for option in method.options:
+        assert f"  option   {option}=" in output
+    for preset in method.presets:
+        assert f"  preset   {preset}" in output
+    assert f"  source   {method.source}\n" in output
+    using = output.rpartition("recipes  ")[2].strip().split(", ")
+    assert using == [recipe for recipe in list_recipes() if name in load_recipe(recipe).title.split(" → ")]
+
+
+def test_an_unknown_method_is_an_error() -> None:
+    with pytest.raises(SrftError, match="Did you mean 'grpo'"):
+        CliRunner().invoke(app, ["methods", "GPRO"], catch_exceptions=False)
+
+
+def test_keys_are_listed_by_section() -> None:
+    lines = CliRunner().invoke(app, ["recipes", "--fields", "optim"]).output.splitlines()
+    assert lines[1].split("\t")[:3] == ["optim.lr", "float > 0", "1e-06"]
+    assert all(line.startswith("optim") for line in lines)
+
+
+def test_a_benchmark_is_listed_with_its_set_and_protocol() -> None:
+    (line,) = [x for x in CliRunner().invoke(app, ["benchmarks"]).output.splitlines() if x.startswith("aime24 ")]
+    for words in ("30 problems", "srft x32", "HuggingFaceH4/aime_2024", "split train", "aime24.jsonl"):
+        assert words in line
+
+
+def test_the_doctor_says_what_works_and_exits_with_1_where_something_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(app, ["doctor"])
+    states = {line[5:33].strip(): line[:4].strip() for line in result.output.splitlines() if line[4:5] == " "}
+    assert result.exit_code == 0, result.output
+    assert {states[name] for name in ("python", "torch", "grader", "embedded model", "engine transformers")} == {"ok"}
+    assert states["engine server"] == "off"  # it has no urls
+
+    requires = ["torch>=99", "absent-package>=1", "also-absent>=1; extra == 'lora'"]
+    monkeypatch.setattr("srft.run.doctor.metadata.requires", lambda name: requires)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "bad  torch" in result.output
+    assert "pip install 'absent-package>=1'" in result.output
+    assert re.search(r"off  extra lora: also-absent .*srft\[lora\]", result.output)
+    assert "Does not work: torch, absent-package." in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["--optim.lr", "3"], "Write optim.lr=3 without dashes."),
+        (["--optim.lr=3"], "Write optim.lr=3 without dashes."),
+        (["--lr", "3"], "Write optim.lr=3 without dashes."),
+        (["--LR", "3"], "Write optim.lr=3 without dashes."),
+        (["--learning-rate=3"], "Write optim.lr=3 without dashes."),
+        (["--num_generations", "3"], "Write rollout.n=3 without dashes."),
+        (["--output_dir", "x"], "Write --out x."),
+    ],
+)
+def test_an_option_that_is_a_key_is_told_as_one(words: list[str], fix: str) -> None:
+    for order in (["train", "quickstart", *words], ["train", *words, "quickstart"], ["plan", "quickstart", *words]):
+        with pytest.raises(SrftError) as error:
+            CliRunner().invoke(app, order, catch_exceptions=False)
+        assert error.value.fix == fix
 
 
 def test_dry_run_of_quickstart(tmp_path: Path) -> None:

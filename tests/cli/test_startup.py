@@ -41,6 +41,10 @@ def test_nothing_heavy_is_imported_for_help_and_lists(words: list[str]) -> None:
     assert imported(statement) == ""
 
 
+def test_nothing_heavy_is_imported_to_complete_a_key() -> None:
+    assert imported("from srft.cli.listing import complete_change; complete_change('optim.lr')") == ""
+
+
 def test_nothing_heavy_is_imported_with_the_package() -> None:
     assert imported("import srft; srft.__version__; import srft.recipe.catalog") == ""
 

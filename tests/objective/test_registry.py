@@ -9,6 +9,7 @@ import pytest
 
 from srft import SrftError, get_method, methods
 from srft.objective import registry
+from srft.objective.options import OPTIONS, option_meaning
 from tests.helpers import ROOT, python
 from tests.objective.steps import micro_batch, policy, random_step
 
@@ -71,3 +72,11 @@ def test_the_list_that_is_shown_is_that_of_the_code() -> None:
     result = python("-c", code)  # of its own: other tests register methods
     assert result.returncode == 0, result.stderr
     assert (ROOT / "src/srft/objective/methods.txt").read_text(encoding="utf-8") == result.stdout
+
+
+def test_every_option_is_explained() -> None:
+    own = {name: m for name, m in methods().items() if m.function.__module__.startswith("srft.")}
+    options = [(name, option) for name, method in own.items() for option in method.options]
+    assert [place for place in options if not option_meaning(*place)] == []
+    known = {option for _, option in options} | {f"{name}.{option}" for name, option in options}
+    assert set(OPTIONS) <= known

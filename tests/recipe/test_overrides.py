@@ -108,3 +108,11 @@ def test_the_variant_of_a_users_own_file_is_taken_too(tmp_path: Path) -> None:
     assert load_recipe(file, ["method.name=sft"]).optim.lr == 0.5
     assert load_recipe(file, ["method.name=grpo"]).optim.lr == 5e-4  # that variant does not train by grpo
     assert (load_recipe(file).name, load_recipe(f"{file}:sft").name) == ("qwen2.5-mine", "qwen2.5-mine-sft")
+
+
+def test_an_empty_section_clears_what_is_beneath_and_before_it() -> None:
+    mine = "evaluation.sets.mine.path=x.jsonl"
+    assert list(load_recipe("quickstart", ["evaluation.sets={}"]).evaluation.sets) == []
+    assert list(load_recipe("quickstart", ["evaluation.sets={}", mine]).evaluation.sets) == ["mine"]
+    assert list(load_recipe("quickstart", [mine, "evaluation.sets={}"]).evaluation.sets) == []
+    assert list(load_recipe("quickstart", [mine]).evaluation.sets) == ["test", "ood", "mine"]

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from srft.cli.app import Command, Group
+from srft.cli.doctor import doctor
 from srft.cli.evaluate import EvalCommand, alignment_tax, contamination, evaluate, judge
 from srft.cli.grade import grade
 from srft.cli.plan import plan
-from srft.cli.recipes import methods, recipes
+from srft.cli.recipes import benchmarks, methods, recipes
 from srft.cli.select import select
-from srft.cli.train import train
+from srft.cli.train import RecipeCommand, train
 from srft.errors import SrftError
 
 app = typer.Typer(
@@ -25,10 +26,12 @@ app = typer.Typer(
     help="Post-training for reasoning models: supervised and reinforcement fine-tuning in one stage.",
 )
 # Typer cuts a docstring's first sentence after 45 characters, so each has its line for `srft --help`.
-app.command(cls=Command, short_help="Train as a recipe says")(train)
-app.command(cls=Command, short_help="Memory, time and cost on any hardware")(plan)
+app.command(cls=RecipeCommand, short_help="Train as a recipe says")(train)
+app.command(cls=RecipeCommand, short_help="Memory, time and cost on any hardware")(plan)
 app.command(cls=Command, short_help="List the packaged recipes, show or copy one")(recipes)
-app.command(cls=Command, short_help="List the methods and their options")(methods)
+app.command(cls=Command, short_help="List the methods, show one with its options")(methods)
+app.command(cls=Command, short_help="List the benchmarks")(benchmarks)
+app.command(cls=Command, short_help="What works on this machine, and what would not")(doctor)
 app.command(cls=Command, short_help="Select demonstrations or pairs from a run's rollouts")(select)
 app.command("eval", cls=EvalCommand, short_help="Evaluate a model by the papers' protocols")(evaluate)
 app.command(cls=Command, short_help="Search training prompts for benchmark problems")(contamination)

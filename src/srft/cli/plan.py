@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from srft.cli.app import console, quiet
-from srft.cli.train import complete_recipe
+from srft.cli.listing import complete_change, complete_recipe
 
 
 class Trainer(StrEnum):
@@ -24,7 +24,10 @@ def plan(
     recipe: Annotated[
         str, typer.Argument(help="A packaged recipe, a YAML file or FILE:VARIANT.", autocompletion=complete_recipe)
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as many as you like.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="section.key=value, as many as you like.", autocompletion=complete_change),
+    ] = None,
     gpu: Annotated[str | None, typer.Option(help="h100-80, a100-80, l4, …; this machine as it is if left out.")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many, one training process each.")] = 1,
     engine: Annotated[Trainer, typer.Option(help="What trains: our own loop, or verl.")] = Trainer.local,

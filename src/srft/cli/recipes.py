@@ -1,18 +1,14 @@
-"""`srft recipes` and `srft methods`."""
+"""`srft recipes`, `srft methods` and `srft benchmarks`."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import textwrap
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from srft.cli.app import console
-from srft.cli.train import complete_recipe
+from srft.cli.listing import complete_method, complete_recipe, method_texts, show_rows
 from srft.errors import SrftError, did_you_mean
 
 
@@ -57,17 +53,34 @@ def _list_fields(start: str) -> None:
 
 
 def _list() -> None:
-    """A line a recipe; summaries are wrapped in a terminal only. Plain text: a table by rich takes twice as long."""
     from srft.recipe.catalog import list_recipes
 
-    packaged = list_recipes()
-    indent = max(map(len, packaged)) + 2
-    width = shutil.get_terminal_size().columns - indent if sys.stdout.isatty() else 0
-    for name, summary in packaged.items():
-        lines = textwrap.wrap(summary, width) if width >= 20 else [summary]
-        typer.echo(name.ljust(indent) + f"\n{' ' * indent}".join(lines))
+    show_rows(list_recipes())
 
 
-def methods() -> None:
-    """List the methods: what each is, what it needs, its options with their defaults."""
-    typer.echo(resources.files("srft").joinpath("objective/methods.txt").read_text(encoding="utf-8"), nl=False)
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this one.", autocompletion=complete_method)] = None,
+) -> None:
+    """List the methods; of one its source, options with their defaults and meaning, presets, needs and recipes."""
+    listed = method_texts()
+    if name is None:
+        show_rows({word: text.partition("\n")[0].partition("  ")[2] for word, text in listed.items()})
+        return
+    from srft.recipe.catalog import recipes_of_method
+
+    if name not in listed:
+        raise SrftError(f"unknown method '{name}'", where="srft methods", fix=did_you_mean(name, listed))
+    typer.echo(f"{listed[name]}  recipes  {', '.join(recipes_of_method(name))}")
+
+
+def benchmarks() -> None:
+    """List the benchmarks: problems, samples by protocol, how an answer is scored, data set, file in --data-dir."""
+    from srft.evaluation.benchmarks import BENCHMARKS, GROUPS
+
+    rows = {}
+    for name, one in BENCHMARKS.items():
+        groups = " ".join(f"{group} x{one.samples.get(group, 1)}" for group, names in GROUPS.items() if name in names)
+        place = f"hub: {one.hub}{f' ({one.config})' if one.config else ''}, split {one.split}"
+        score = one.metric if one.grader in ("math", "ifeval") else f"{one.metric} ({one.grader})"
+        rows[name] = f"{one.rows} problems; {groups or 'by name alone'}; {score}; {place}; file: {one.file}"
+    show_rows(rows)

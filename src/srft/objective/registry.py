@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from srft.errors import SrftError, did_you_mean
+from srft.objective.options import option_meaning
 from srft.objective.tokens import Tokens
 from srft.objective.vocabulary import Quantity
 
@@ -91,8 +93,8 @@ class Method:
 
     @property
     def summary(self) -> str:
-        """The docstring's first line: what it is and which equations."""
-        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+        """The docstring's first paragraph: what it is and which equations."""
+        return " ".join((inspect.getdoc(self.function) or "").partition("\n\n")[0].split())
 
     def preset(self, name: str) -> dict[str, Any]:
         """The preset's own options, to call the method with in Python."""
@@ -155,16 +157,35 @@ def get_method(name: str, file: str | Path | None = None) -> Method:
 
 def methods_list() -> str:
     """What `srft methods` shows: a paragraph a method. Kept as `objective/methods.txt`, which is read without torch."""
-    lines = []
-    for name, one in sorted(_METHODS.items()):
-        lines += [
-            f"{name}  {one.summary}",
-            f"  source   {one.source}",
-            f"  needs    {', '.join(sorted(one.needs({})))}",
-        ]
-        lines.append(f"  options  {', '.join(f'{k}={v}' for k, v in one.defaults().items())}")
-        if one.presets:
-            lines.append(f"  presets  {', '.join(one.presets)}")
-        if one.settings:
-            lines.append(f"  sets     {', '.join(f'{k}={v}' for k, v in one.settings.items())}")
-    return "\n".join(lines) + "\n"
+    return "".join(map(method_text, sorted(_METHODS)))
+
+
+def method_text(name: str) -> str:
+    """A method in lines: what it is; indented, its source, needs, options, presets and the rest of its docstring."""
+    one = _METHODS[name]
+    rows = [("source", one.source), ("needs", ", ".join(sorted(one.needs({}))))]
+    for option, (kind, default) in one.options.items():
+        choices = " | ".join(map(str, _choices(kind)))
+        words = filter(None, (f"{option}={_yaml(default)}", choices and f"({choices})", option_meaning(name, option)))
+        rows.append(("option", "  ".join(words)))
+    rows += [("preset", f"{preset}  {_assigned(values)}".rstrip()) for preset, values in one.presets.items()]
+    if one.settings:
+        rows.append(("sets", _assigned(one.settings)))
+    about = (inspect.getdoc(one.function) or "").partition("\n\n")[2]
+    rows += [("about", " ".join(paragraph.split())) for paragraph in about.split("\n\n") if paragraph]
+    return "\n".join([f"{name}  {one.summary}", *(f"  {label:<8} {text}" for label, text in rows)]) + "\n"
+
+
+def _choices(kind: Any) -> list[Any]:
+    """The words that a type allows, e.g. of `Literal["a", "b"] | None`."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [choice for argument in get_args(kind) for choice in _choices(argument)]
+
+
+def _assigned(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_yaml(value)}" for key, value in values.items())
+
+
+def _yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

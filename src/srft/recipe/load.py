@@ -37,8 +37,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     changed = apply_changes(source, _changes(overrides))
     recipe = _check(changed.tree, changed.where)
     parts = [_check(stage, f"{changed.where}: stage {i}") for i, stage in enumerate(changed.stages, 1)]
-    whole = recipe.model_copy(update={"stages": tuple(parts)})
-    whole._notes = changed.notes
+    whole = recipe.model_copy(update={"stages": tuple(parts)}).with_notes(*changed.notes)
     _check_shaping(whole, changed.where)
     return whole
 

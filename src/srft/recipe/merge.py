@@ -11,6 +11,10 @@ CHOSEN_BY = {"method": ("name", "srft"), "prompting": ("strategy", "plain")}
 EITHER = {"training": ("steps", "epochs")}
 
 
+class Anew(dict[str, Any]):
+    """A section that takes the place of the one beneath it."""
+
+
 def nest(key: str, value: Any) -> dict[str, Any]:
     """`a.b` and a value as {"a": {"b": value}}."""
     for part in reversed(key.split(".")):
@@ -28,14 +32,18 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Two changes as one: `other` where both set the same key."""
+    """Two changes as one: `other` where both set the same key; an empty section clears what is said of it before."""
     joined = dict(one)
     for key, value in other.items():
         old = joined.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            joined[key] = together(old, value)
+        if _changes_items(old, value):
+            joined[key] = _changed_items(old, value)
+        elif isinstance(value, Mapping):
+            section = old if isinstance(old, dict) and value else {}
+            kind = type(section) if value else Anew
+            joined[key] = kind(together(section, value))
         else:
-            joined[key] = _changed_items(old, value) if _changes_items(old, value) else value
+            joined[key] = value
     return joined
 
 
@@ -48,7 +56,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if _changes_items(old, value):
             merged[key] = _changed_items(old, value)
-        elif value and isinstance(value, Mapping) and isinstance(old, Mapping):
+        elif value and isinstance(value, Mapping) and isinstance(old, Mapping) and not isinstance(value, Anew):
             merged[key] = _merge_section(key, old, value)
         else:
             merged[key] = value

@@ -83,6 +83,12 @@ class Recipe(Section):
         """What overrides meant beyond their own keys, for the user to read."""
         return self._notes
 
+    def with_notes(self, *notes: str) -> Recipe:
+        """The recipe with these notes."""
+        copy = self.model_copy()
+        copy._notes = notes
+        return copy
+
     def __eq__(self, other: object) -> bool:
         """The same sections; notes play no part."""
         return isinstance(other, Recipe) and dict(self) == dict(other)
