@@ -64,8 +64,22 @@ def test_parquet_as_verl_writes_it(tmp_path: Path) -> None:
         ("[1]\n", "found list"),
         ('{"promt": "q", "answer": 1}\n', "no prompt column among promt, answer"),
         ('{"prompt": " ", "answer": 1}\n', "column 'prompt' is empty"),
-        ('{"prompt": null, "answer": 1}\n', "column 'prompt' is NoneType"),
-        ('{"prompt": "q", "completion": ""}\n', "column 'completion' is empty"),
+        ('{"prompt": null, "answer": 1}\n', "column 'prompt' is empty"),
+        ('{"prompt": 7, "answer": 1}\n', "column 'prompt' is int 7"),
+        ('{"prompt": "q", "answer": Infinity}\n', "the answer is a float, inf"),
+        ('{"prompt": "q", "images": ["a.png"]}\n', "column 'images' holds images"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]}\n',
+            "column 'messages' holds a message of image, text",
+        ),
+        ('{"conversations": [{"from": "bing", "value": "q"}]}\n', "a message of the role 'bing'"),
+        ('{"messages": [{"role": "user", "content": ""}]}\n', "column 'messages' has an empty message"),
+        ('{"prompt": "q", "completion": [{"role": "user", "content": "x"}]}\n', "ends with the message of the user"),
+        (
+            '{"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": '
+            '[{"role": "user", "content": "other"}, {"role": "assistant", "content": "b"}]}\n',
+            "column 'rejected' answers another conversation",
+        ),
         ('{"prompt": [], "answer": 1}\n', "column 'prompt' is an empty list"),
         ('{"prompt": [{"text": "q"}]}\n', "A message has a role and a content"),
         ('{"prompt": "q", "answer": {"a": 1}}\n', "the answer is a dict"),
@@ -90,7 +104,7 @@ def test_errors_name_file_and_row(tmp_path: Path, text: str, expected: str) -> N
         ("srft:arithmetic/no.jsonl", "no such file"),
         ("package:no_such_package_here/x.gguf", "not installed"),
         ("reasoning-gym:chain_sums", "Did you mean 'chain_sum'"),
-        ("nobody/nothing-at-all", "a local .jsonl or .parquet file"),
+        ("nobody/nothing-at-all", "nothing of that name is here, and the hub gave no split"),
     ],
 )
 def test_missing_sources(path: str, expected: str) -> None:

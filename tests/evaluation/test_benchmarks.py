@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from srft.data.settings import PromptSettings
 from srft.errors import SrftError
 from srft.evaluation.benchmarks import BENCHMARKS, GROUPS, Choice, choose, to_problem
 from srft.evaluation.compare import paper_tables
@@ -164,14 +165,16 @@ def test_protocols_are_the_papers() -> None:
 
 def test_settings_go_before_the_callers_values_and_those_before_the_protocols() -> None:
     settings = EvaluationSettings(protocol="psft")
-    training = resolve_protocol(settings, template="chat", max_response_length=64)
+    training = resolve_protocol(settings, prompts=PromptSettings(template="chat"), max_response_length=64)
     assert (training.template, training.sampling.max_response_length, training.sampling.temperature) == (
         "chat",
         64,
         0.7,
     )
     asked = {"template": "none", "sampling": {"max_response_length": 32, "temperature": 0.0}, "grader": "oat"}
-    changed = resolve_protocol(settings.model_validate(asked), template="chat", max_response_length=64)
+    changed = resolve_protocol(
+        settings.model_validate(asked), prompts=PromptSettings(template="chat"), max_response_length=64
+    )
     assert (changed.template, changed.sampling.max_response_length, changed.sampling.temperature) == ("none", 32, 0.0)
     assert (changed.grader, changed.extract) == ("oat", "boxed")
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from srft.data.files import read_whole_rows
 from srft.data.problem import Problem
+from srft.data.settings import PromptSettings
 from srft.errors import SrftError
 from srft.evaluation.evaluator import Evaluator
 from srft.evaluation.metrics import score
@@ -35,7 +36,11 @@ def verifier() -> Iterator[Verifier]:
 def tasks(tokenizer: Any, **settings: Any) -> list[EvaluationTask]:
     values = {"sets": {"test": {**TEST, "limit": 6}}, "sampling": {"n": 3, "temperature": 1.0}, **settings}
     return make_tasks(
-        EvaluationSettings.model_validate(values), tokenizer, template="chat", max_response_length=24, seed=3
+        EvaluationSettings.model_validate(values),
+        tokenizer,
+        prompts=PromptSettings(template="chat"),
+        max_response_length=24,
+        seed=3,
     )
 
 

@@ -57,6 +57,15 @@ def random_step(
     return Step(contexts, tokens, table, [logp for logp, _ in before], reference, values, judged)
 
 
+def without_rows(step: Step, rows: Sequence[int]) -> Step:
+    """The step with some of its responses left out."""
+    kept = [i for i in range(len(step.tokens)) if i not in rows]
+    lists = {name: [x[i] for i in kept] for name, x in vars(step).items() if isinstance(x, list)}
+    table = {name: x[kept] for name, x in vars(step.table).items() if isinstance(x, Tensor)}
+    means = {name: x[kept] for name, x in step.table.mean.items()}
+    return Step(**lists, table=replace(step.table, **table, mean=means))
+
+
 def micro_batch(
     model: nn.Module, step: Step, rows: Sequence[int], method: Method | None = None, options: dict | None = None
 ) -> Tokens:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 
 from srft.objective import Tokens, aggregate, get_method, group_advantage, grpo, nll, sft, srft
 from srft.objective.terms import Aggregation, entropy_weight
-from tests.objective.steps import Step, gradient, micro_batch, policy, random_step
+from tests.objective.steps import Step, gradient, micro_batch, policy, random_step, without_rows
 
 STEP = random_step(groups=5, rollouts=4, demos=1, seed=3)
 ROWS = list(range(len(STEP.tokens)))
+MIXED = without_rows(STEP, [int(STEP.table.is_demo.nonzero()[0])])  # the first prompt has no demonstration
 
 
 def slow_srft(model, step: Step, **o) -> torch.Tensor:
@@ -122,11 +123,12 @@ def combinations() -> list[dict]:
     return singles + [{k: rng.choice(v) for k, v in choices.items()} for _ in range(40)]
 
 
+@pytest.mark.parametrize("step", [STEP, MIXED], ids=["demonstrations for all", "for some"])
 @pytest.mark.parametrize("options", combinations(), ids=lambda o: "-".join(map(str, o.values())))
-def test_srft_is_the_slow_loop(options: dict) -> None:
-    loss, grad = gradient(srft, options, STEP, [ROWS])
+def test_srft_is_the_slow_loop(step: Step, options: dict) -> None:
+    loss, grad = gradient(srft, options, step, [range(len(step.tokens))])
     model = policy()
-    expected = slow_srft(model, STEP, **options)
+    expected = slow_srft(model, step, **options)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-9)
     slow = torch.cat([p.grad.flatten() for p in model.parameters()])

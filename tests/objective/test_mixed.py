@@ -15,32 +15,36 @@ from torch import Tensor
 from srft.objective import get_method, grpo, sft
 from srft.objective.terms import warmup_cosine
 from tests.objective.slow import HOW, Numbers, equal, leaves, same
-from tests.objective.steps import Step, gradient, micro_batch, policy, random_step
+from tests.objective.steps import Step, gradient, micro_batch, policy, random_step, without_rows
 
 # four prompts with 0, 1, 2 and 3 right of three rollouts, and a demonstration each
 RIGHT = [0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1]
 STEP = random_step(groups=4, rollouts=3, demos=1, seed=31, rewards=RIGHT)
 ROWS = list(range(16))
+MIXED = without_rows(STEP, [3, 11])  # the prompts with 0 and with 2 right rollouts have no demonstration
+steps = pytest.mark.parametrize("step", [STEP, MIXED], ids=["demonstrations for all", "for some"])
 
 
 def at(number: int, step: Step = STEP) -> Step:
     return replace(step, table=replace(step.table, step=number))
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
-def test_sft_rl_is_the_slow_loop(how: str) -> None:
+def test_sft_rl_is_the_slow_loop(step: Step, how: str) -> None:
     def slow(n: Numbers) -> dict[str, Tensor]:
         a = n.advantage(n.rollouts)
         rl = n.grpo(n.rollouts, lambda i, k: a[i], how, low=0.1, high=0.3)
         return {"sft": 0.3 * n.nll(n.demos, how), "rl": 0.7 * rl}
 
     options = {"clip_low": 0.1, "clip_high": 0.3, "sft_weight": 0.3, "rl_weight": 0.7}
-    same(get_method("sft+rl"), {**options, "sft_aggregation": how, "rl_aggregation": how}, STEP, slow)
+    same(get_method("sft+rl"), {**options, "sft_aggregation": how, "rl_aggregation": how}, step, slow)
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("o", [{}, {"advantage_std": False, "entropy_bonus": 0.01}, {"gamma": 0.5}], ids=str)
-def test_luffy_is_the_slow_loop(how: str, o: dict) -> None:
+def test_luffy_is_the_slow_loop(step: Step, how: str, o: dict) -> None:
     """One advantage over rollouts and demonstrations, one count for both; no clip on either."""
     gamma, bonus = o.get("gamma", 0.1), o.get("entropy_bonus", 0.0)
 
@@ -55,7 +59,7 @@ def test_luffy_is_the_slow_loop(how: str, o: dict) -> None:
             terms["entropy_bonus"] = -bonus * entropy
         return terms
 
-    same(get_method("luffy"), {**o, "aggregation": how}, STEP, slow)
+    same(get_method("luffy"), {**o, "aggregation": how}, step, slow)
 
 
 def test_luffy_presets() -> None:
@@ -101,8 +105,9 @@ def test_luffys_shaping_at_the_ends_of_gamma(seed: int) -> None:
     assert slopes[1e-12].abs().max() < 1e-8
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
-def test_uft_is_the_slow_loop(how: str) -> None:
+def test_uft_is_the_slow_loop(step: Step, how: str) -> None:
     def slow(n: Numbers) -> dict[str, Tensor]:
         a = n.advantage(n.rollouts)
         return {
@@ -111,7 +116,7 @@ def test_uft_is_the_slow_loop(how: str) -> None:
             "sft_hint": 0.001 * n.nll(n.demos),
         }
 
-    same(get_method("uft"), {"aggregation": how}, STEP, slow)
+    same(get_method("uft"), {"aggregation": how}, step, slow)
 
 
 def test_uft_without_its_extras_is_grpo() -> None:
@@ -183,21 +188,23 @@ def gated(n: Numbers, gate: int, std: bool, how: str) -> dict[str, Tensor]:
     }
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("gate", [-1, 0, 1, 2, 3])
 @pytest.mark.parametrize("std", [False, True])
-def test_hpt_is_the_slow_loop(gate: int, how: str, std: bool) -> None:
+def test_hpt_is_the_slow_loop(step: Step, gate: int, how: str, std: bool) -> None:
     options = {"gate": gate, "aggregation": how, "advantage_std": std}
-    same(get_method("hpt"), options, STEP, lambda n: gated(n, gate, std, how))
+    same(get_method("hpt"), options, step, lambda n: gated(n, gate, std, how))
 
 
 def test_hpt_by_default() -> None:
     same(get_method("hpt"), {}, STEP, lambda n: gated(n, 0, False, "sequence-mean"))
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
-def test_superrl_is_the_slow_loop(how: str) -> None:
-    same(get_method("superrl"), {"aggregation": how}, STEP, lambda n: gated(n, 0, True, how))
+def test_superrl_is_the_slow_loop(step: Step, how: str) -> None:
+    same(get_method("superrl"), {"aggregation": how}, step, lambda n: gated(n, 0, True, how))
 
 
 def test_hpt_at_its_gates() -> None:
@@ -216,9 +223,10 @@ def test_hpt_shows_its_share_of_sft() -> None:
     assert (float(total), count) == (tokens, int(STEP.table.length.sum()))
 
 
+@steps
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("phi", [False, True])
-def test_chord_is_the_slow_loop(how: str, phi: bool) -> None:
+def test_chord_is_the_slow_loop(step: Step, how: str, phi: bool) -> None:
     def slow(n: Numbers) -> dict[str, Tensor]:
         a = n.advantage(n.rollouts)
 
@@ -229,7 +237,7 @@ def test_chord_is_the_slow_loop(how: str, phi: bool) -> None:
         rl = n.grpo(n.rollouts, lambda i, k: a[i], how)
         return {"sft": 0.3 * n.nll(n.demos, how, weight), "rl": 0.7 * rl}
 
-    same(get_method("chord"), {"mu": 0.3, "phi": phi, "sft_aggregation": how, "rl_aggregation": how}, STEP, slow)
+    same(get_method("chord"), {"mu": 0.3, "phi": phi, "sft_aggregation": how, "rl_aggregation": how}, step, slow)
 
 
 def test_chord_at_the_ends_of_mu() -> None:

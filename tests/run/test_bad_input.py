@@ -37,9 +37,14 @@ def failure(tmp_path: Path, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("items", "overrides", "expected"),
     [
-        ([{"prompt": "q", "answer": "5"}], [], "data.jsonl:1: 1 of 1 problems have no demonstration, and 'srft' needs"),
+        (
+            [{"prompt": "q", "answer": "5"}],
+            [],
+            "data.jsonl:1: none of 1 problems has a demonstration, and 'srft' learns",
+        ),
+        ([{"text": "2 + 3 = 5"}], [], "data.jsonl:1: 1 rows are plain `text` without a prompt, and 'srft' needs one"),
         ([GOOD, {**GOOD, "answer": "\\notacommand{"}], [], "do not grade as equal to themselves"),
-        ([GOOD, {**GOOD, "answer": ""}], [], "data.jsonl:2: ''"),
+        ([GOOD, {"prompt": "2 + 3?", "answer": ""}], [], "data.jsonl:2: ''"),
         ([{**GOOD, "prompt": "1 + " * 300}], [], "longer than 96 tokens"),
         (
             [{**GOOD, "completion": "1 " * 500}],
@@ -112,7 +117,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_drop_leaves_bad_answers_out(tmp_path: Path) -> None:
-    data = rows(tmp_path, GOOD, {**GOOD, "answer": ""})
+    data = rows(tmp_path, GOOD, {"prompt": "2 + 3?", "answer": ""})
     changes = ["training.steps=1", "training.device=cpu", "training.prompts_per_step=1", "evaluation.sets={}"]
     run = train(load_recipe("quickstart", [data, "data.bad_answers=drop", *changes]), tmp_path / "run")
     assert run.finished

@@ -10,9 +10,11 @@ from typing import Any
 
 from srft.errors import SrftError
 
+COMPRESSIONS = (".gz", ".zst", ".bz2")
+
 
 def read_text(path: Path, name: str = "", errors: str = "strict") -> str:
-    """The text of a UTF-8 file, with or without a byte-order mark.
+    """The text of a UTF-8 file, with or without a byte-order mark; one that ends in .gz, .zst or .bz2 is unpacked.
 
     Args:
         name: the file's name in error messages; its path if left out.
@@ -23,11 +25,19 @@ def read_text(path: Path, name: str = "", errors: str = "strict") -> str:
     """
     where = name or str(path)
     try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        data = _unpacked(path) if path.suffix.lower() in COMPRESSIONS else path.read_bytes()
+        return data.decode("utf-8-sig", errors).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise SrftError(f"not UTF-8: {error}", where=where, fix="Save it as UTF-8.") from None
     except OSError as error:
-        raise SrftError(f"cannot be read: {error.strerror}", where=where, fix="Check the path.") from None
+        raise SrftError(f"cannot be read: {error.strerror or error}", where=where, fix="Check the path.") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    import pyarrow
+
+    with pyarrow.input_stream(str(path), compression="detect") as stream:
+        return bytes(stream.read())
 
 
 def parse_json(text: str, where: str) -> Any:

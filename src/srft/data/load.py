@@ -1,24 +1,23 @@
-"""Problems from files and the hub, in the columns that TRL, verl/LUFFY and the benchmarks use, read as they are."""
+"""Problems from files, folders, the hub, generators, rows in memory, and mixes of these."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from srft.data.files import parse_json, parse_jsonl, read_text
 from srft.data.problem import Problem
+from srft.data.read import read_rows
+from srft.data.reasoning_gym import generate
+from srft.data.rows import to_problem
+from srft.data.settings import Columns, DataSettings
 from srft.errors import SrftError, did_you_mean
-
-PROMPTS = ("prompt", "problem", "question")
-ANSWERS = ("answer", "final_answer", "ground_truth", "gold")
-DEMONSTRATIONS = ("demonstrations", "chosen", "completion", "target", "gemini_thinking_trajectory", "solution")
-SUFFIXES = (".jsonl", ".json", ".parquet")
-Row = Mapping[str, Any]
+from srft.seed import derive_seed
 
 
 def resolve_path(path: str) -> str:
@@ -37,200 +36,123 @@ def resolve_path(path: str) -> str:
 
 
 def load_problems(
-    path: str, *, split: str = "train", limit: int | None = None, options: Mapping[str, Any] = {}
+    path: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    options: Mapping[str, Any] = {},
+    columns: Columns = Columns(),
 ) -> list[Problem]:
-    """The problems of a local file (.jsonl, .json, .parquet), of `srft:…`, of a generated `reasoning-gym:TASK`
-    (options: size, seed, the task's own) or of a hub data set (option: name, its configuration).
+    """The problems of a local file or folder, of `srft:…`, of a generated `reasoning-gym:TASK` (options: size, seed and
+    the task's own) or of a hub data set (options: name, revision; those of `datasets.load_dataset`).
+
+    Args:
+        split: of a folder or a hub data set.
+        columns: which column holds what, where the names are not known ones.
 
     Raises:
         SrftError: naming file and row, for what is missing, empty, malformed or of no known columns.
     """
     if path.startswith("reasoning-gym:"):
-        rows: Iterator[tuple[str, Any]] = _reasoning_gym(path, options)
-    elif Path(resolved := resolve_path(path)).suffix in SUFFIXES or path.startswith((".", "/", "~")):
-        rows = _file(Path(resolved).expanduser(), path)
+        problems = list(islice(generate(path, options), limit))
     else:
-        rows = _hub(path, split, options)
-    problems: list[Problem] = []
-    for where, row in rows:
-        if limit is not None and len(problems) == limit:
-            break
-        problems.append(row if isinstance(row, Problem) else _problem(row, where))
+        local = Path(resolve_path(path)).expanduser()
+        problems = _problems(islice(read_rows(local, path, split, options), limit), columns, path)
     if not problems:
         raise SrftError("no rows", where=path, fix="Give a file with at least one problem.")
     return problems
 
 
-def _file(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    if not path.is_file():
-        raise SrftError("no such file", where=f"data.path: {name}", fix="Check the path.")
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+def problems_from_rows(
+    rows: Iterable[Mapping[str, Any]], *, columns: Columns = Columns(), name: str = "data"
+) -> list[Problem]:
+    """The problems of rows in memory: a list of dicts, a `datasets.Dataset` or a pandas DataFrame.
 
+    Args:
+        name: what errors call the rows.
+
+    Raises:
+        SrftError: as `load_problems`.
+    """
+    problems = _problems(place_rows(rows, name), columns, name)
+    if not problems:
+        raise SrftError("no rows", where=name, fix="Give at least one problem.")
+    return problems
+
+
+def place_rows(rows: Iterable[Any], name: str = "data") -> Iterable[tuple[str, Any]]:
+    """(`name, row i`, row) of every row in memory.
+
+    Raises:
+        SrftError: these are not rows, but a mapping of splits or of columns.
+    """
+    if hasattr(rows, "iterrows"):  # a pandas DataFrame
+        rows = [dict(row) for _, row in rows.iterrows()]
+    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+        held = f"{type(rows).__name__} of {', '.join(map(str, rows))}" if isinstance(rows, Mapping) else repr(rows)
+        raise SrftError(f"not a list of rows: {held}", where=name, fix="Give one split, or a list of dicts.")
+    return ((f"{name}, row {i}", row) for i, row in enumerate(rows))
+
+
+def json_rows(rows: Iterable[Any], name: str = "data") -> list[Any]:
+    """Rows in memory as JSON holds them: arrays as lists, dates and the like as text.
+
+    Raises:
+        SrftError: as `place_rows`; a row cannot be written.
+    """
+    plain = []
+    for where, row in place_rows(rows, name):
         try:
-            table = pyarrow.parquet.read_table(path)
-        except pyarrow.ArrowException as error:
-            raise SrftError(f"not a Parquet file: {error}", where=name, fix="Write it anew.") from None
-        yield from ((f"{name}, row {i}", row) for i, row in enumerate(table.to_pylist()))
-        return
-    text = read_text(path, name)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        yield from ((f"{name}, row {i}", row) for i, row in enumerate(parse_json(text, name)))
-    else:
-        yield from parse_jsonl(text, name)
+            plain.append(json.loads(json.dumps(row, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))))
+        except (TypeError, ValueError) as error:
+            raise SrftError(f"a row that JSON cannot hold: {error}", where=where, fix="Give plain values.") from None
+    return plain
 
 
-def _hub(path: str, split: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    from datasets import load_dataset
+def load_data(data: DataSettings, seed: int) -> list[Problem]:
+    """The problems of a recipe's `data` section: of its path, or of each path of its mix as often as its weight says.
 
-    try:
-        rows = load_dataset(path, options.get("name"), split=split)
-    except Exception as error:
-        raise SrftError(
-            f"the hub gave no split '{split}': {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"data.path: {path}",
-            fix="Check id, split and connection; a local .jsonl or .parquet file of the same columns does as well.",
-        ) from error
-    yield from ((f"{path}[{split}], row {i}", row) for i, row in enumerate(rows))
+    Args:
+        seed: decides which rows a weight that is no whole number leaves out.
 
-
-def _reasoning_gym(path: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    if importlib.util.find_spec("reasoning_gym") is None:
-        raise SrftError("reasoning-gym is not installed", where=path, fix="pip install 'srft[reasoning-gym]'")
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    task = path.partition(":")[2]
-    if task not in DATASETS:
-        raise SrftError(f"unknown task '{task}'", where=f"data.path: {path}", fix=did_you_mean(task, DATASETS))
-    try:
-        entries = reasoning_gym.create_dataset(task, **{"size": 500, "seed": 0, **options})
-    except (TypeError, AssertionError, ValueError) as error:
-        raise SrftError(str(error), where=f"data.options of {path}", fix="See the task's own options.") from None
-    for i, entry in enumerate(entries):
-        plain = json.loads(json.dumps(entry, default=str))
-        where = f"{path}, entry {i}"
-        yield (
-            where,
-            Problem(
-                str(entry["question"]) + "\nGive the final answer in \\boxed{}.",
-                str(entry["answer"]),
-                source=task,
-                grader="reasoning-gym",
-                metadata=plain,
-                where=where,
-            ),
+    Raises:
+        SrftError: as `load_problems`; the section names no data; a weight leaves nothing of a path.
+    """
+    if data.path is None and not data.mix:
+        fix = "Give data.path or data.mix; in Python also train(recipe, data=rows)."
+        raise SrftError("no data is named", where="data.path", fix=fix)
+    if data.path is not None:
+        return load_problems(data.path, split=data.split, limit=data.limit, options=data.options, columns=data.columns)
+    problems: list[Problem] = []
+    for number, part in enumerate(data.mix):
+        read = load_problems(
+            part.path,
+            split=part.split or data.split,
+            limit=part.limit or data.limit,
+            options=data.options if part.options is None else part.options,
+            columns=part.columns or data.columns,
         )
+        problems += _weighted(read, part.weight, derive_seed(seed, "mix", number), part.path)
+    return problems
 
 
-def _problem(row: Any, where: str) -> Problem:
-    if not isinstance(row, Mapping):
-        what = f"a row is an object of columns, found {type(row).__name__}"
-        raise SrftError(what, where=where, fix="Correct that row.")
-    prompt, demonstrations = _prompt_and_demonstrations(row, where)
-    answer = _answer(row, where)
-    if answer is None and "question" in row and isinstance(row.get("answer"), str) and "####" in row["answer"]:
-        worked, _, value = row["answer"].rpartition("####")  # GSM8K: the worked solution, then its value
-        answer = value.strip().replace(",", "")
-        worked = re.sub(r"<<.*?>>", "", worked).strip()
-        demonstrations = [f"{worked}\nThe answer is \\boxed{{{answer}}}."]
-    if answer is None:
-        answer = next((boxed for d in demonstrations if (boxed := _last_boxed(d))), "")
-    source = row.get("data_source") or row.get("source") or ""
-    rejected = _rejected(row, where) if row.get("rejected") is not None else ""
-    return Problem(prompt, answer, tuple(demonstrations), rejected, source=str(source), where=where)
+def _problems(rows: Iterable[tuple[str, Any]], columns: Columns, name: str) -> list[Problem]:
+    placed = list(rows)
+    known = dict.fromkeys(key for _, row in placed if isinstance(row, Mapping) for key in row)
+    for role, column in columns:
+        if column is not None and placed and column not in known:
+            listed = ", ".join(map(str, known)) or "none"
+            what = f"there is no column '{column}', which columns.{role} names; there are {listed}"
+            raise SrftError(what, where=name, fix=did_you_mean(column, map(str, known)))
+    return [to_problem(row, where, columns) for where, row in placed]
 
 
-def _rejected(row: Row, where: str) -> str:
-    """A preference pair's worse response: text, or messages of which the last is the assistant's (TRL's column)."""
-    value = row["rejected"]
-    return _text(
-        value if isinstance(value, str) else _messages(value, "rejected", where)[-1]["content"], "rejected", where
-    )
-
-
-def _prompt_and_demonstrations(row: Row, where: str) -> tuple[str | tuple[Mapping[str, str], ...], list[str]]:
-    if "messages" in row and not any(key in row for key in PROMPTS):
-        messages = _messages(row["messages"], "messages", where)
-        if messages[-1]["role"] != "assistant":
-            return messages, []
-        if len(messages) < 2:
-            raise SrftError("column 'messages' holds no prompt", where=where, fix="Begin it with the user's message.")
-        return messages[:-1], [_text(messages[-1]["content"], "messages", where)]
-    column = next((key for key in PROMPTS if key in row), None)
-    if column is None:
-        raise SrftError(
-            f"no prompt column among {', '.join(map(str, row)) or 'none'}",
-            where=where,
-            fix=f"Name it one of {', '.join(PROMPTS)} or messages.",
-        )
-    prompt = row[column]
-    given = _text(prompt, column, where) if isinstance(prompt, str) else _messages(prompt, column, where)
-    held = next((key for key in DEMONSTRATIONS if row.get(key) is not None), None)
-    if held is None:
-        return given, []
-    value = row[held]
-    if isinstance(value, str):
-        return given, [_text(value, held, where)]
-    if held == "demonstrations" or (held == "solution" and isinstance(value, list)):
-        return given, [_text(v, held, where) for v in _list(value, held, where)]
-    return given, [m["content"] for m in _messages(value, held, where) if m["role"] == "assistant"]
-
-
-def _answer(row: Row, where: str) -> str | None:
-    reward_model = row.get("reward_model")
-    if isinstance(reward_model, Mapping) and reward_model.get("ground_truth") is not None:
-        value = reward_model["ground_truth"]
-    else:
-        column = next((key for key in ANSWERS if row.get(key) is not None), None)
-        if column is None:
-            return None
-        value = row[column]
-    if isinstance(value, str) and "####" in value:
-        return None
-    if isinstance(value, list):
-        value = ", ".join(str(v).strip("$ ") for v in value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise SrftError(
-            f"the answer is a {type(value).__name__}, {value!r}", where=where, fix="Give it as text or a number."
-        )
-    return str(value).strip()
-
-
-def _messages(value: Any, column: str, where: str) -> tuple[Mapping[str, str], ...]:
-    messages = []
-    for item in _list(value, column, where):
-        if not isinstance(item, Mapping) or not isinstance(item.get("content"), str) or "role" not in item:
-            raise SrftError(
-                f"column '{column}' holds {str(item)[:80]!r}", where=where, fix="A message has a role and a content."
-            )
-        messages.append({"role": str(item["role"]), "content": _text(item["content"], column, where)})
-    return tuple(messages)
-
-
-def _list(value: Any, column: str, where: str) -> Sequence[Any]:
-    items = value.tolist() if hasattr(value, "tolist") else value
-    if not isinstance(items, list | tuple) or not items:
-        what = "an empty list" if items in ([], ()) else f"{type(value).__name__} {str(value)[:60]!r}"
-        raise SrftError(f"column '{column}' is {what}", where=where, fix="Give text, or a list that is not empty.")
-    return items
-
-
-def _text(value: Any, column: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        what = "empty" if value in ("", None) or isinstance(value, str) else f"{type(value).__name__} {value!r}"
-        raise SrftError(f"column '{column}' is {what}", where=where, fix="Give it some text, or remove the row.")
-    return value
-
-
-def _last_boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    depth = 0
-    for i in range(start, len(text) if start >= 0 else start):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if text[i] == "}" and depth == 0:
-            return text[start + len("\\boxed{") : i].strip() or None
-    return None
+def _weighted(problems: list[Problem], weight: float, seed: int, path: str) -> list[Problem]:
+    """Every problem `weight` times; of a fraction that share of them, drawn at random, in their order."""
+    times, share = divmod(weight, 1)
+    drawn = sorted(random.Random(seed).sample(range(len(problems)), round(share * len(problems))))
+    weighted = problems * int(times) + [problems[i] for i in drawn]
+    if not weighted:
+        what = f"a weight of {weight:g} leaves none of {len(problems)} rows"
+        raise SrftError(what, where=f"data.mix: {path}", fix="Raise the weight, or leave the path out.")
+    return weighted

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from srft.data.problem import Problem
-from srft.errors import SrftError
+from jinja2 import TemplateError
 
+from srft.data.problem import Problem
+from srft.errors import SrftError, did_you_mean
+
+JINJA = (".jinja", ".jinja2")
 SRFT_SYSTEM = """\
 Your task is to follow a systematic, thorough reasoning process before providing the final solution. This involves \
 analyzing, summarizing, exploring, reassessing, and refining your thought process through multiple iterations. \
@@ -26,13 +30,17 @@ class Template:
 
     Args:
         chat: through the tokenizer's chat template; else the question as it stands.
-        system: the system message; None leaves the problem's own.
+        system: the system message; None leaves the problem's own, "" takes it away.
         prefill: what the response is made to begin with.
+        chat_template: Jinja text in place of the tokenizer's chat template.
+        examples: solved problems that stand before every other one; their first demonstrations are shown.
     """
 
     chat: bool = True
     system: str | None = None
     prefill: str = ""
+    chat_template: str | None = None
+    examples: tuple[Problem, ...] = ()
 
 
 TEMPLATES: Mapping[str, Template] = {
@@ -44,27 +52,73 @@ TEMPLATES: Mapping[str, Template] = {
 }
 
 
+def check_template_name(name: str) -> str:
+    """The name, where it is a packaged template's or a Jinja file's.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name not in TEMPLATES and not name.endswith(JINJA):
+        raise ValueError(f"unknown template '{name}'. {did_you_mean(name, TEMPLATES)} Or a file that ends in .jinja.")
+    return name
+
+
 def render(problem: Problem, template: Template, tokenizer: Any) -> tuple[str, str]:
     """The prompt's text, and the `<think>` opening that it ends in ("" where it does not).
 
     Raises:
-        SrftError: the template needs a chat template and the tokenizer has none.
+        SrftError: the template needs a chat template and the tokenizer has none, or the chat template fails.
     """
-    prompt = problem.prompt
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+    messages = as_messages(problem.prompt)
+    if template.system is not None:
+        messages = [m for m in messages if m["role"] != "system"]
+        messages = [{"role": "system", "content": template.system}] * bool(template.system) + messages
+    system = list(takewhile(lambda m: m["role"] == "system", messages))
+    rest = messages[len(system) :]
+    examples = [example for example in template.examples if example.prompt != problem.prompt]
     if not template.chat:
-        text = "\n\n".join(m["content"] for m in messages if m["role"] != "system")
+        shown = [_plain(as_messages(one.prompt)) + one.demonstrations[0] for one in examples]
+        text = "\n\n".join([*(m["content"] for m in system), *shown, _plain(rest)])
     else:
-        if template.system is not None:
-            messages = [m for m in messages if m["role"] != "system"]
-            messages = [{"role": "system", "content": template.system}, *messages]
-        if not getattr(tokenizer, "chat_template", None):
-            raise SrftError("the tokenizer has no chat template", where="data.template", fix="Use data.template: none.")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        turns = [turn for one in examples for turn in _as_turns(one)]
+        text = _apply_chat_template([*system, *turns, *rest], template, tokenizer)
         if not text.endswith(template.prefill):
             # A chat template that opens the thinking itself must not have it opened twice.
             text = re.sub(r"<think>\s*\Z", "", text) + template.prefill
     return text, "<think>\n" if re.search(r"<think>\s*\Z", text) else ""
+
+
+def as_messages(prompt: str | Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """A prompt as messages; a text is the user's."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+
+
+def _plain(messages: Sequence[Mapping[str, str]]) -> str:
+    return "\n\n".join(m["content"] for m in messages)
+
+
+def _as_turns(example: Problem) -> list[dict[str, str]]:
+    """An example in a chat: its prompt without a system message, and the assistant's response."""
+    asked = [m for m in as_messages(example.prompt) if m["role"] != "system"]
+    return [*asked, {"role": "assistant", "content": example.demonstrations[0]}]
+
+
+def _apply_chat_template(messages: Sequence[Mapping[str, str]], template: Template, tokenizer: Any) -> str:
+    if not (template.chat_template or getattr(tokenizer, "chat_template", None)):
+        fix = "Use data.template: none, or a chat template of your own (data.template: path.jinja)."
+        raise SrftError("the tokenizer has no chat template", where="data.template", fix=fix)
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, chat_template=template.chat_template, tokenize=False, add_generation_prompt=True
+            )
+        )
+    except (TemplateError, TypeError) as error:
+        roles = ", ".join(m["role"] for m in messages)
+        fix = "Correct the template, or the messages; data.system: '' leaves system messages out."
+        raise SrftError(
+            f"the chat template fails on messages of {roles}: {error}", where="data.template", fix=fix
+        ) from None
 
 
 def after_opening(demonstration: str, opening: str) -> str:

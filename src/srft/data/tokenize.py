@@ -81,23 +81,33 @@ def tokenize_problems(
 ) -> TokenizedProblems:
     """Tokenise, in tokens of at most `max_prompt_length` and `max_response_length` (None: no limit).
 
+    Plain text (a problem without a prompt) is no chat: its first token stands as the prompt, and the template does not
+    touch it.
+
     Raises:
         SrftError: a prompt is longer than the limit.
     """
     prompts, long = [], []
     truncated = dropped = 0
-    rendered = [render(problem, template, tokenizer) for problem in problems]
+    rendered = [render(problem, template, tokenizer) if problem.prompt else ("", "") for problem in problems]
     # A chat template writes its special tokens itself; a bare question gets the tokenizer's own (BOS).
     prompt_ids = _token_ids(tokenizer, [text for text, _ in rendered], add_special_tokens=not template.chat)
     responses = [
         after_opening(one, opening)
         for problem, (_, opening) in zip(problems, rendered, strict=True)
         for one in problem.demonstrations
+        if problem.prompt
     ]
+    plain_texts = [problem.demonstrations[0] for problem in problems if not problem.prompt]
+    plain_ids = iter(_token_ids(tokenizer, plain_texts, add_special_tokens=True))
     response_ids = iter(_token_ids(tokenizer, responses, add_special_tokens=False))
     for problem, (_, opening), ids in zip(problems, rendered, prompt_ids, strict=True):
-        answers = [next(response_ids) for _ in problem.demonstrations]
-        if ids and ids[-1] == tokenizer.eos_token_id and not template.chat:
+        if problem.prompt:
+            answers = [next(response_ids) for _ in problem.demonstrations]
+        else:  # as TRL: every token of the text but its first, which nothing precedes
+            whole = next(plain_ids)
+            ids, answers = whole[:1], [whole[1:]]
+        if ids and ids[-1] == tokenizer.eos_token_id and problem.prompt and not template.chat:
             ids = ids[:-1]
         if max_prompt_length is not None and len(ids) > max_prompt_length:
             long.append((problem.where, len(ids)))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srft.data.problem import Problem
+from srft.data.read import file_format
+from srft.data.settings import Columns
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation import rows as read
 from srft.evaluation.rows import Question, Row
@@ -119,7 +121,7 @@ class Choice:
         limit: only the first so many problems.
         path: the file, or whatever else `load_problems` reads.
         samples: of each problem; None leaves it to the protocol.
-        split, options: of what `path` names, as `load_problems` takes them.
+        split, options, columns: of what `path` names, as `load_problems` takes them.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Choice:
     samples: int | None = None
     split: str = "test"
     options: Mapping[str, Any] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -156,7 +159,7 @@ def choose(names: str | Sequence[str], limit: int | None = None) -> list[Choice]
             chosen = [Choice(name, number, samples=samples) for name in GROUPS[word]]
         elif word in BENCHMARKS:
             chosen = [Choice(word, number, samples=samples)]
-        elif "/" in word or word.endswith((".jsonl", ".json", ".parquet")):
+        elif "/" in word or file_format(Path(word)):
             chosen = [Choice(Path(word).stem, number, word, samples)]
         else:
             raise SrftError(

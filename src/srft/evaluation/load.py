@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srft.data.files import parse_json, read_jsonl, read_text
 from srft.data.load import load_problems
 from srft.data.problem import Problem
+from srft.data.read import read_file
 from srft.errors import SrftError
 from srft.evaluation.benchmarks import Benchmark, Choice, to_problem
 
@@ -89,7 +88,7 @@ def load_benchmark(choice: Choice, *, data_dir: Path | None = None, seed: int = 
 def _own(choice: Choice) -> LoadedBenchmark:
     """Read whole, so that the hash is of all rows whatever the limit."""
     path = str(choice.path)
-    problems = load_problems(path, split=choice.split, options=choice.options)
+    problems = load_problems(path, split=choice.split, options=choice.options, columns=choice.columns)
     digest = _hash(json.dumps([problem.prompt, problem.answer], default=str) for problem in problems)
     source = Source(path, None, False, digest, len(problems))
     return LoadedBenchmark(problems[: choice.limit], source)
@@ -103,24 +102,7 @@ def _hash(lines: Iterable[str]) -> str:
 
 
 def _read(file: Path) -> _Rows:
-    return _Rows(_file_rows(file), str(file), None, hashlib.sha256(file.read_bytes()).hexdigest())
-
-
-def _file_rows(file: Path) -> Sequence[Any]:
-    if file.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_table(file).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise SrftError(f"cannot be read: {error}", where=str(file), fix="Fetch the file anew.") from None
-    if file.suffix == ".csv":
-        return list(csv.DictReader(read_text(file).splitlines(keepends=True)))
-    if file.suffix == ".json":
-        whole = parse_json(read_text(file), str(file))
-        return whole if isinstance(whole, list) else [whole]
-    return [row for _, row in read_jsonl(file)]
+    return _Rows([row for _, row in read_file(file)], str(file), None, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def _hub(name: str, benchmark: Benchmark, file: Path | None) -> _Rows:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from srft.data.settings import FewShot, PromptSettings
 from srft.evaluation.benchmarks import Choice
 from srft.evaluation.settings import EvaluationSettings
 from srft.rollout.sampler import SamplingParams
@@ -21,6 +22,7 @@ class Protocol:
         grader: of mathematical answers, "math" or "oat".
         extract: which answer counts: the "boxed" one alone, or failing that the "last" one that is stated.
         n: of each problem, where the user asks for a number; else each benchmark's own.
+        system, few_shot: of the prompts, where the user gives them.
     """
 
     name: str
@@ -29,6 +31,13 @@ class Protocol:
     grader: str = "math"
     extract: str = "boxed"
     n: int | None = None
+    system: str | None = None
+    few_shot: FewShot | None = None
+
+    @property
+    def prompts(self) -> PromptSettings:
+        """How problems are put to the model."""
+        return PromptSettings(template=self.template, system=self.system, few_shot=self.few_shot)
 
     def sampling_of(self, choice: Choice) -> SamplingParams:
         """How a benchmark's responses are drawn. `n` is what the choice says, else what the user asked for, else the
@@ -48,7 +57,7 @@ class Protocol:
         """As it is recorded; `n` is null where each benchmark has its own."""
         return {
             "name": self.name, **self.sampling.model_dump(), "n": self.n,
-            "template": self.template, "grader": self.grader, "extract": self.extract,
+            **self.prompts.model_dump(mode="json"), "grader": self.grader, "extract": self.extract,
         }  # fmt: skip
 
 
@@ -61,14 +70,15 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def resolve_protocol(
-    settings: EvaluationSettings, *, template: str | None = None, max_response_length: int | None = None
+    settings: EvaluationSettings, *, prompts: PromptSettings | None = None, max_response_length: int | None = None
 ) -> Protocol:
     """The protocol with what the settings change.
 
     Args:
-        template, max_response_length: in place of the protocol's, where the settings say nothing.
+        prompts, max_response_length: in place of the protocol's, where the settings say nothing.
     """
     preset, asked = PROTOCOLS[settings.protocol], settings.sampling
+    prompts = prompts or preset.prompts
     changes = {
         "temperature": asked.temperature,
         "top_p": asked.top_p,
@@ -77,7 +87,9 @@ def resolve_protocol(
     return replace(
         preset,
         sampling=preset.sampling.model_copy(update={k: v for k, v in changes.items() if v is not None}),
-        template=settings.template or template or preset.template,
+        template=settings.template or prompts.template,
+        system=prompts.system if settings.system is None else settings.system,
+        few_shot=settings.few_shot or prompts.few_shot,
         grader=settings.grader or preset.grader,
         extract=settings.extract or preset.extract,
         n=asked.n,

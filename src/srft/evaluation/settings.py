@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from srft.data.settings import ORIGIN_HELP, Columns, FewShot, TemplateName
 from srft.policy.load import ModelSettings
 from srft.policy.placement import Precision
 from srft.rollout.engine import SamplerSettings
@@ -25,10 +26,11 @@ class SamplingOverrides(Section):
 class EvaluationSet(Section):
     """The user's own problems, in the columns that training data has."""
 
-    path: str = Field(description="file, `srft:…`, `reasoning-gym:TASK` or hub id")
-    split: str = Field("test", description="of a data set on the hub")
+    path: str = Field(description=ORIGIN_HELP)
+    split: str = Field("test", description="of a data set on the hub, or of a folder that holds several")
     options: dict[str, Any] = Field({}, description="as `data.options`")
     limit: int | None = Field(None, gt=0, description="only the first so many problems")
+    columns: Columns = Field(Columns(), description="as `data.columns`")
 
 
 class EvaluationSettings(Section):
@@ -41,9 +43,11 @@ class EvaluationSettings(Section):
     sets: dict[str, EvaluationSet] = Field({}, description="the user's own problems, by the name of their results")
     protocol: Literal["srft", "psft"] = Field("srft", description="whose sampling and templates: docs/evaluation.md")
     sampling: SamplingOverrides = SamplingOverrides()
-    template: Literal["srft", "qwen-math", "assistant", "chat", "none"] | None = Field(
+    template: TemplateName | None = Field(
         None, description="the protocol's if left out; in training the data section's"
     )
+    system: str | None = Field(None, description="as `data.system`; in training the data section's if left out")
+    few_shot: FewShot | None = Field(None, description="as `data.few_shot`; in training the data section's if left out")
     extract: Literal["boxed", "last"] | None = Field(
         None, description="which answer counts: the boxed one alone, or failing that the last one stated"
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srft.data.make_template import make_template
 from srft.data.problem import Problem
-from srft.data.template import TEMPLATES
+from srft.data.settings import PromptSettings
+from srft.data.template import Template
 from srft.data.tokenize import tokenize_problems
 from srft.errors import SrftError
 from srft.evaluation import ifeval
@@ -69,7 +71,7 @@ def make_tasks(
     settings: EvaluationSettings,
     tokenizer: Any,
     *,
-    template: str | None = None,
+    prompts: PromptSettings | None = None,
     max_response_length: int | None = None,
     max_prompt_length: int | None = None,
     seed: int = 0,
@@ -77,17 +79,18 @@ def make_tasks(
     """The benchmarks, then the user's own sets; none where the settings name none.
 
     Args:
-        template, max_response_length: in place of the protocol's, where the settings say nothing.
+        prompts, max_response_length: in place of the protocol's, where the settings say nothing.
         max_prompt_length: tokens; None for no limit.
         seed: decides the order of multiple-choice options.
 
     Raises:
         SrftError: an unknown benchmark or one named twice, missing or malformed data, a prompt beyond the limit.
     """
-    protocol = resolve_protocol(settings, template=template, max_response_length=max_response_length)
+    protocol = resolve_protocol(settings, prompts=prompts, max_response_length=max_response_length)
+    template = make_template(protocol.prompts)
     choices = choose_tasks(settings)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return [_make_task(c, protocol, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
+    return [_make_task(c, protocol, template, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
 
 
 def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
@@ -101,7 +104,8 @@ def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
         if any(choice.name == name for choice in choices):
             where = f"evaluation.sets.{name}"
             raise SrftError(f"'{name}' is named twice", where=where, fix="Give the set another name.")
-        choices.append(Choice(name, own.limit or settings.limit, own.path, None, own.split, own.options))
+        limit = own.limit or settings.limit
+        choices.append(Choice(name, limit, own.path, None, own.split, own.options, own.columns))
     return choices
 
 
@@ -129,9 +133,18 @@ def check_window(tasks: Sequence[EvaluationTask], config: Any) -> None:
 
 
 def _make_task(
-    choice: Choice, protocol: Protocol, tokenizer: Any, data_dir: Path | None, max_prompt_length: int | None, seed: int
+    choice: Choice,
+    protocol: Protocol,
+    template: Template,
+    tokenizer: Any,
+    data_dir: Path | None,
+    max_prompt_length: int | None,
+    seed: int,
 ) -> EvaluationTask:
     loaded = load_benchmark(choice, data_dir=data_dir, seed=seed)
+    if plain := [p.where for p in loaded.problems if not p.prompt]:
+        fix = "Give problems with a prompt."
+        raise SrftError("plain `text` has no prompt to answer", where=plain[0], fix=fix)
     if loaded.problems[0].grader == "ifeval":
         ifeval.check(loaded.problems)
     params = protocol.sampling_of(choice)
@@ -141,7 +154,7 @@ def _make_task(
             for p in loaded.problems
         ],
         tokenizer,
-        template=TEMPLATES[protocol.template],
+        template=template,
         max_prompt_length=max_prompt_length,
         max_response_length=params.max_response_length,
     ).prompts

@@ -9,9 +9,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from srft.data.load import load_problems
+from srft.data.load import load_data
+from srft.data.make_template import make_template
 from srft.data.problem import Problem
-from srft.data.template import TEMPLATES, Template
+from srft.data.template import Template
 from srft.data.tokenize import Counts, Prompt, TokenizedProblems, check_tokenizer, tokenize_problems
 from srft.errors import SrftError
 from srft.evaluation.task import EvaluationTask, make_tasks
@@ -31,7 +32,7 @@ class Plan:
         problems: all that were read and whose answers grade, with and without a demonstration that fits.
         evaluations: the benchmarks.
         dropped_answers: problems left out because their answer does not grade as equal to itself.
-        dropped_prompts: prompts left out because every demonstration of theirs was over the limit.
+        dropped_prompts: prompts left out because they have no demonstration, or none within the limit.
     """
 
     recipe: Recipe
@@ -53,9 +54,14 @@ class Plan:
         return math.ceil((training.epochs or 0) * len(self.prompts) / training.prompts_per_step)
 
     @property
+    def without_demonstration(self) -> int:
+        """Prompts whose rollouts alone are learnt from, where others have a demonstration too."""
+        return sum(not p.demonstrations for p in self.prompts) if self.recipe.reads_demonstrations else 0
+
+    @cached_property
     def template(self) -> Template:
         """Of the prompts."""
-        return TEMPLATES[self.recipe.data.template]
+        return make_template(self.recipe.data)
 
     @cached_property
     def prompting(self) -> Prompting:
@@ -97,14 +103,13 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, f"model.path: {recipe.model.path}")
-    problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
+    problems = load_data(data, training.seed)
+    _check_prompts(problems, recipe)
     kept = _with_good_answers(problems, recipe, verifier)
-    if recipe.reads_demonstrations:
-        _check_demonstrations(kept, recipe.method.name)
     read = tokenized(recipe, tokenizer, kept)
     prompts = _usable(read.prompts, recipe, recipe.reads_demonstrations)
     if "preferences" in recipe.needs and data.selection is None:
-        check_pairs(prompts, f"data.path: {data.path}")
+        check_pairs(prompts, f"data.path: {data.origin}")
     plan = Plan(
         recipe,
         config,
@@ -132,7 +137,7 @@ def _evaluations(recipe: Recipe, tokenizer: Any) -> list[EvaluationTask]:
     return make_tasks(
         recipe.evaluation,
         tokenizer,
-        template=recipe.data.template,
+        prompts=recipe.data,
         max_response_length=recipe.rollout.max_response_length,
         max_prompt_length=recipe.data.max_prompt_length,
         seed=recipe.training.seed,
@@ -144,7 +149,7 @@ def tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> Tokeni
     return tokenize_problems(
         problems,
         tokenizer,
-        template=TEMPLATES[recipe.data.template],
+        template=make_template(recipe.data),
         max_prompt_length=recipe.data.max_prompt_length,
         max_response_length=recipe.rollout.max_response_length,
         long_demonstrations=recipe.data.long_demonstrations,
@@ -152,15 +157,27 @@ def tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> Tokeni
 
 
 def _usable(prompts: list[Prompt], recipe: Recipe, demonstrations: bool) -> list[Prompt]:
-    """All prompts, or those with a demonstration."""
-    usable = [p for p in prompts if p.demonstrations] if demonstrations else prompts
-    if not usable:
+    """All prompts; of a method that learns from demonstrations alone those that have one.
+
+    Raises:
+        SrftError: demonstrations are read and there is none.
+    """
+    if not demonstrations:
+        return prompts
+    usable = [p for p in prompts if p.demonstrations]
+    if not usable and any(p.problem.demonstrations for p in prompts):
         raise SrftError(
             f"every demonstration is longer than {recipe.rollout.max_response_length} tokens",
-            where=f"data.path: {recipe.data.path}",
+            where=f"data.path: {recipe.data.origin}",
             fix="Raise rollout.max_response_length or set data.long_demonstrations: truncate.",
         )
-    return usable
+    if not usable:
+        raise SrftError(
+            f"none of {len(prompts)} problems has a demonstration, and '{recipe.method.name}' learns from them",
+            where=prompts[0].problem.where,
+            fix="Name the column that holds them (data.columns.demonstration), or use a method without (grpo).",
+        )
+    return prompts if "rollouts" in recipe.needs else usable
 
 
 def _check_split(prompts: int, updates: int, processes: int) -> None:
@@ -182,13 +199,15 @@ def _check_window(config: PretrainedConfig, needed: int) -> None:
         )
 
 
-def _check_demonstrations(problems: list[Problem], method: str) -> None:
-    missing = [p.where for p in problems if not p.demonstrations]
-    if missing:
+def _check_prompts(problems: list[Problem], recipe: Recipe) -> None:
+    """Raises SrftError where plain text is to be answered, or compared in pairs."""
+    plain = [p.where for p in problems if not p.prompt]
+    if plain and (recipe.needs & {"rollouts", "preferences"} or recipe.data.selection is not None):
         raise SrftError(
-            f"{len(missing)} of {len(problems)} problems have no demonstration, and '{method}' needs one each",
-            where=missing[0],
-            fix="Add a column `completion`, `target` or `demonstrations`, or use a method without them (grpo).",
+            f"{len(plain)} rows are plain `text` without a prompt, and '{recipe.method.name}' needs one",
+            where=plain[0],
+            fix="Learn from text by a supervised method (sft, dft, psft, …), or name the prompt's column: "
+            "data.columns.prompt.",
         )
 
 
@@ -203,7 +222,7 @@ def _with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifi
         listed = ", ".join(f"{p.where}: {p.answer!r}" for p in bad[:5])
         raise SrftError(
             f"{len(bad)} answers do not grade as equal to themselves: {listed}",
-            where=f"data.path: {recipe.data.path}",
+            where=f"data.path: {recipe.data.origin}",
             fix="Correct those answers, or leave them out with data.bad_answers: drop.",
         )
     places = {id(p) for p in bad}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from srft.data.load import load_problems
+from srft.data.load import load_data
 from srft.errors import SrftError
 from srft.policy.load import load_tokenizer
 from srft.recipe.schema import Recipe
@@ -57,7 +57,7 @@ def _lengths(recipe: Recipe) -> Lengths:
     """Of the data where it and the tokenizer are on this machine, else half of the recipe's limits."""
     data, limit = recipe.data, recipe.rollout.max_response_length
     try:
-        problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
+        problems = load_data(data, recipe.training.seed)
         read = tokenized(recipe, load_tokenizer(recipe.model), problems)
     except SrftError:
         return Lengths.assumed(recipe)

@@ -45,8 +45,10 @@ def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Co
     console.print(
         f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
         f"({counts.truncated} truncated, {counts.dropped} dropped as too long), "
-        f"{plan.dropped_prompts} prompts left out for it, {plan.dropped_answers} for their answer; "
+        f"{plan.dropped_prompts} prompts left out as they have none, {plan.dropped_answers} for their answer; "
         f"{len(plan.prompts)} to train on"
+        + f", {plan.without_demonstration} of them without a demonstration"
+        * bool(plan.without_demonstration)
     )
     if chosen := recipe.data.selection:
         console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")

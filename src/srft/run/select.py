@@ -10,8 +10,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from srft.data.files import read_jsonl
+from srft.data.make_template import make_template
 from srft.data.problem import Problem
-from srft.data.template import TEMPLATES
 from srft.data.tokenize import tokenize_problems
 from srft.errors import SrftError
 from srft.evaluation.token_statistics import TokenStatistics, measure_inputs
@@ -110,7 +110,7 @@ def _scores_of_saved(
     prompts = tokenize_problems(
         problems,
         tokenizer,
-        template=TEMPLATES[recipe.data.template],
+        template=make_template(recipe.data),
         max_prompt_length=None,
         max_response_length=None,
     ).prompts

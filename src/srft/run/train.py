@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import distributed
 
 from srft.data.files import write_json
+from srft.data.load import json_rows
 from srft.errors import SrftError
 from srft.evaluation.contamination import overlap, warning
 from srft.policy.load import load_model
@@ -67,6 +68,7 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
+    data: Iterable[Mapping[str, Any]] | None = None,
 ) -> Run:
     """Train as the recipe says; the same call on every process of a launch.
 
@@ -75,6 +77,8 @@ def train(
         out: the run directory, `runs/<recipe>-<time>` if left out.
         resume: continue the run in `out` from its newest checkpoint.
         console: where to show progress; silent if left out.
+        data: rows in place of the recipe's `data.path`: a list of dicts or a `datasets.Dataset`, in the columns that a
+            file would have. The run directory keeps them as data.jsonl, which the run's own recipe names.
 
     Raises:
         SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
@@ -82,6 +86,8 @@ def train(
     recipe = chosen_recipe(recipe, out, resume)
     accelerator = _accelerator(recipe, out)
     run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
+    if data is not None:
+        recipe = with_rows(recipe, data, run_dir, accelerator, resume)
     state = load_state(_own(run_dir.checkpoint)) if resume else None
     set_seed(recipe.training.seed)
     with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
@@ -116,6 +122,30 @@ def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -
     if recipe is None:
         raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
     return recipe
+
+
+def with_rows(
+    recipe: Recipe, rows: Iterable[Mapping[str, Any]], run_dir: RunDir, accelerator: Accelerator, resume: bool
+) -> Recipe:
+    """The recipe on rows in memory, which the run directory keeps; a stage with data of its own goes on with that.
+
+    Raises:
+        SrftError: these are not rows, or the run has its own already.
+    """
+    if resume:
+        fix = "Leave data out: the run reads what it kept in data.jsonl."
+        raise SrftError("a run that goes on has its data", where=f"{run_dir.path}", fix=fix)
+    kept = json_rows(rows)
+    first(accelerator, lambda: run_dir.keep_data(kept))
+    change = {"path": str(run_dir.data), "mix": ()}
+    replaced = (recipe.data.path, recipe.data.mix)
+
+    def changed(part: Recipe) -> Recipe:
+        if (part.data.path, part.data.mix) != replaced:
+            return part
+        return part.model_copy(update={"data": part.data.model_copy(update=change)})
+
+    return changed(recipe).model_copy(update={"stages": tuple(changed(part) for part in recipe.stages)})
 
 
 def _own(checkpoint: Path) -> Path:
@@ -238,9 +268,15 @@ def headline(plan: Plan, where: str, run_dir: RunDir, stage: str) -> str:
     rollouts = recipe.sampling.n if "rollouts" in recipe.needs else "no"
     if counts.truncated or counts.dropped or plan.dropped_answers:
         lost = (
-            f"\n{counts.truncated} over-long demonstrations truncated, {counts.dropped} dropped with "
-            f"{plan.dropped_prompts} prompts; {plan.dropped_answers} problems dropped for their answer"
+            f"\n{counts.truncated} over-long demonstrations truncated, {counts.dropped} dropped; "
+            f"{plan.dropped_answers} problems dropped for their answer"
         )
+    if plan.dropped_prompts:
+        lost += f"\n{plan.dropped_prompts} prompts left out, which have no demonstration"
+    if plan.without_demonstration:
+        lost += f"\n{plan.without_demonstration} prompts have no demonstration: their rollouts alone are learnt from"
+    if recipe.data.selection is not None and any(p.rejected for p in plan.problems):
+        lost += "\nthe data's own pairs are not read, as data.selection takes samples: data.selection=null reads them"
     return (
         f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
         f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "

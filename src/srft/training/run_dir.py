@@ -16,10 +16,10 @@ from srft.policy.adapters import base_in_run
 class RunDir:
     """Files of one run:
 
-    recipe.yaml, environment.json, metrics.jsonl (a line a step), evaluations.jsonl (a line a benchmark and step),
-    evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl, selection-2.jsonl (what
-    stage 2 learns from, where it selects its own samples), checkpoints/step-000060/ (Hugging Face format, with
-    trainer.pt and trainer/ to resume from).
+    recipe.yaml, environment.json, data.jsonl (rows that were given in memory), metrics.jsonl (a line a step),
+    evaluations.jsonl (a line a benchmark and step), evaluations/step-000060/ (every response of an evaluation),
+    rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples),
+    checkpoints/step-000060/ (Hugging Face format, with trainer.pt and trainer/ to resume from).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,18 +35,31 @@ class RunDir:
         Raises:
             SrftError: it already holds one.
         """
-        if (self.path / "recipe.yaml").exists():
-            raise SrftError(
-                "it already holds a run",
-                where=str(self.path),
-                fix="Continue it with --resume, or name another folder with --out.",
-            )
+        self.check_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self.path / "recipe.yaml", recipe)
             write_json(self.path / "environment.json", environment)
         except OSError as error:
             raise SrftError(f"cannot write there: {error}", where=str(self.path), fix="Name another --out.") from None
+
+    def check_new(self) -> None:
+        """Raises SrftError where it already holds a run."""
+        if (self.path / "recipe.yaml").exists():
+            raise SrftError(
+                "it already holds a run",
+                where=str(self.path),
+                fix="Continue it with --resume, or name another folder with --out.",
+            )
+
+    def keep_data(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows that a new run was given in memory.
+
+        Raises:
+            SrftError: it already holds a run.
+        """
+        self.check_new()
+        write_rows(self.data, rows)
 
     def rewind(self, step: int, stage: int, recipe: str) -> None:
         """Forget what was written after `step` of `stage`, from where a resumed run continues, now as `recipe` says."""
@@ -63,6 +76,11 @@ class RunDir:
         for file in self.path.glob("selection-*.jsonl"):
             if int(file.stem.removeprefix("selection-")) > stage:
                 file.unlink()
+
+    @property
+    def data(self) -> Path:
+        """Where rows that were given in memory are kept."""
+        return self.path.absolute() / "data.jsonl"
 
     def selection(self, stage: int) -> Path:
         """Where the policy's own samples that `stage` learns from are kept."""

@@ -43,7 +43,10 @@ class Hints(Prompting):
         return self.context.max_response_length
 
     def ask(self, prompt: Prompt, n: int, step: int, group_id: int) -> AskedGroup:
-        """The hint stands at the end of the prompt, where the grader sees it, and as the demonstration."""
+        """The hint stands at the end of the prompt, where the grader sees it, and as the demonstration; without a
+        demonstration there is none."""
+        if not prompt.demonstrations:
+            return AskedGroup(prompt, [Variant(prompt, n)])
         solution = prompt.demonstrations[0].token_ids
         length = len(solution) * self.hint_chunks(step, group_id) // self.options.chunks
         hint = solution[: min(length, len(solution) - 1)]

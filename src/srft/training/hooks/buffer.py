@@ -22,8 +22,8 @@ GRAD_NORM = describe("buffer/grad_norm", "gradient norm of that update")
 
 
 class Buffer(Hook):
-    """Prompts whose rollouts all failed wait until there are `size`; then one update on their demonstrations, with an
-    optimizer of its own (ReLIFT, arXiv 2506.07527)."""
+    """Prompts with a demonstration whose rollouts all failed wait until there are `size`; then one update on their
+    demonstrations, with an optimizer of its own (ReLIFT, arXiv 2506.07527)."""
 
     name: ClassVar[str] = "buffer"
     reads_demonstrations: ClassVar[bool] = True
@@ -56,7 +56,8 @@ class Buffer(Hook):
         accelerator = self.context.accelerator
         rank, ranks = accelerator.process_index, accelerator.num_processes
         solved = {r.group_id for r in collected.rollouts if r.is_correct}
-        failed = [(g.group_id, self._index[id(g.prompt)]) for g in collected.groups if g.group_id not in solved]
+        taught = [g for g in collected.groups if g.prompt.demonstrations]
+        failed = [(g.group_id, self._index[id(g.prompt)]) for g in taught if g.group_id not in solved]
         self.waiting = [index for _, index in sorted(gather(accelerator, failed))] + self.waiting
         if len(self.waiting) < self.size:
             return {SIZE: len(self.waiting)}
