@@ -48,7 +48,12 @@ def evaluator(model: Any, tokenizer: Any, verifier: Verifier, chosen: list[Evalu
     policy = Policy(model)
     sampler = make_sampler(SamplerSettings(), policy, ModelSettings(path="srft:model"), tokenizer, max_model_len=256)
     options = {"seed_purpose": "evaluation {}", "policy": None, "pad_token_id": pad_token_id(tokenizer), **more}
-    return Evaluator(chosen, Collector(sampler, verifier.grade, tokenizer, 3), Accelerator(cpu=True), **options)
+    return Evaluator(
+        chosen,
+        Collector(sampler, verifier.grade, tokenizer, 3, accuracy=verifier.accuracy),
+        Accelerator(cpu=True),
+        **options,
+    )
 
 
 def test_tasks_hold_sets_and_benchmarks_alike(tokenizer: Any) -> None:

@@ -94,6 +94,19 @@ def test_the_command_line_reports(tmp_path: Path) -> None:
     assert json.loads((out / "results.json").read_text())["benchmarks"]["test"]["avg"] == scores["avg"]
 
 
+def test_a_function_scores_sets_without_answers(tmp_path: Path) -> None:
+    data, own, out = tmp_path / "data.jsonl", tmp_path / "own.py", tmp_path / "e"
+    data.write_text('{"prompt": "2 + 3?"}\n')
+    own.write_text("def score(completions, **columns):\n    return [0.25] * len(completions)\n")
+    words = ["eval", "srft:model", *SETTINGS, "--benchmarks", str(data), "--out", str(out)]
+    with pytest.raises(SrftError, match="1 of 1 problems have no answer"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    CliRunner().invoke(app, [*words, "--function", f"{own}:score"], catch_exceptions=False)
+    results = json.loads((out / "results.json").read_text())
+    assert results["benchmarks"]["data"]["avg"] == 0.25
+    assert results["settings"]["function"] == f"{own}:score"
+
+
 def test_killed_it_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
     out, benchmarks = tmp_path / "killed", f"{TEST}:40,{OOD}:6"
     file = out / "test.jsonl"

@@ -70,6 +70,23 @@ def test_response_metrics_by_hand() -> None:
     assert {name: metrics.get(name) for name in expected} == pytest.approx(expected)
 
 
+def test_each_of_several_rewards_has_its_mean() -> None:
+    metrics = metrics_of(
+        response(0, 1.2, 3, rewards={"grader": 1.0, "brevity": 0.4}),
+        response(0, 0.0, 9, rewards={"grader": 0.0, "brevity": None}),
+        response(0, 0.0, 2, rewards={"grader": None, "brevity": None}),
+        response(0, 1.0, 2, is_demo=True, rewards={"grader": 1.0, "brevity": 0.8}),
+    )
+    expected = {"reward/grader": 0.5, "reward/brevity": 0.4, "unscored": 1 / 3, "reward": 0.6, "tokens": 16}
+    assert {name: metrics.get(name) for name in expected} == pytest.approx(expected)
+    assert not {"reward/grader", "unscored"} & metrics_of(response(0, 1.0)).keys()
+
+
+def test_what_is_right_is_the_verdict() -> None:
+    metrics = metrics_of(response(0, 0.6, verdict=Verdict.RIGHT), response(0, 0.7, verdict=Verdict.RIGHT))
+    assert (metrics["frac_groups_all_correct"], metrics["frac_groups_all_wrong"]) == (1, 0)
+
+
 def test_a_group_of_one_has_no_spread() -> None:
     metrics = metrics_of(response(0, 1.0))
     assert (metrics["reward_std"], metrics["frac_reward_zero_std"]) == (0, 1)
@@ -176,6 +193,7 @@ def test_every_described_metric_is_measured(rows: dict[str, list[dict[str, Any]]
     measured = {key for run in rows.values() for row in run for key in row}
     elsewhere = {"mean_token_accuracy", "num_tokens"}  # of DPO: tests/run/test_quickstarts.py
     elsewhere |= {"sampling/importance_sampling_ratio/mean"}  # of another sampler: tests/rollout/test_vllm_sampler.py
+    elsewhere |= {"unscored"}  # of rewards that may not apply: tests/run/test_rewards.py
     modules = [vars(sys.modules[cls.__module__]).values() for cls in hook_types().values()]
     hooks = {value for values in modules for value in values if isinstance(value, str) and value in METRICS}
     assert {name for name in METRICS if "<" not in name} - elsewhere - hooks <= measured

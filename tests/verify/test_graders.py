@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from srft.data import Problem
-from srft.errors import SrftError
-from srft.recipe.load import load_recipe
-from srft.verify import Verdict, Verifier
+from srft.verify import Verifier
 
 
 @pytest.fixture(scope="module")
@@ -99,99 +95,3 @@ def test_format(verifier: Verifier, text: str, expected: str) -> None:
 def test_oat(verifier: Verifier, gold: str, answer: str, expected: str) -> None:
     text = f"<think>\\boxed{{7}}</think> so \\boxed{{{answer}}}"
     assert verifier.grade([(Problem("q", gold, grader="oat"), text)])[0].verdict == expected
-
-
-OWN = """
-import os
-
-
-def trl(prompts, completions, answer, **columns):
-    assert isinstance(prompts, list) and columns["level"] == [3], columns
-    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-    return [0.25 if a in t else 0.0 for t, a in zip(texts, answer)]
-
-
-def verl(data_source, solution_str, ground_truth, extra_info=None):
-    return {"score": float(ground_truth in solution_str), "source": data_source, "pid": os.getpid()}
-
-
-def hangs(completions, **columns):
-    if "hang" in completions[0]:
-        while True:
-            pass
-    return [1.0]
-
-
-def raises(completions, **columns):
-    return [1 / len(completions[0])]
-
-
-def not_a_number(completions, **columns):
-    return ["good"]
-
-
-def two(completions, **columns):
-    return [1.0, 2.0]
-
-
-def neither(response):
-    return 1.0
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    file = tmp_path / "own.py"
-    file.write_text(OWN)
-    return file
-
-
-def test_a_function_with_trls_signature(own: Path) -> None:
-    text, chat = (
-        Problem("q", "42", metadata={"level": 3}),
-        Problem(({"role": "user", "content": "q"},), "42", metadata={"level": 3}),
-    )
-    with Verifier(workers=1, function=f"{own}:trl") as verifier:
-        grades = verifier.grade([(text, "it is 42"), (chat, "it is 42"), (text, "no")])
-    assert [g.reward for g in grades] == [0.25, 0.25, 0]
-    assert grades[0].verdict is Verdict.WRONG  # less than 1
-
-
-def test_a_function_with_verls_signature(own: Path) -> None:
-    with Verifier(workers=2, function=f"{own}:verl") as verifier:
-        grades = verifier.grade([(Problem("q", "42", source="gsm8k"), text) for text in ("42", "41")])
-        assert verifier.self_check([Problem("q", "anything")]) == []
-    assert [(g.verdict, g.reward) for g in grades] == [(Verdict.RIGHT, 1), (Verdict.WRONG, 0)]
-
-
-def test_a_function_that_hangs_is_killed(own: Path) -> None:
-    with Verifier(workers=1, timeout=1, function=f"{own}:hangs") as verifier:
-        grades = verifier.grade([(Problem("q"), text) for text in ("fine", "hang", "fine")])
-    assert [g.verdict.value for g in grades] == ["right", "timeout", "right"]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("raises", "ZeroDivisionError"),
-        ("not_a_number", "not a number"),
-        ("two", "not a list of one number"),
-        ("neither", "give it TRL"),
-        ("absent", "no function 'absent'"),
-    ],
-)
-def test_a_broken_function_is_an_error_that_names_its_file(own: Path, name: str, words: str) -> None:
-    with Verifier(workers=1, function=f"{own}:{name}") as verifier, pytest.raises(SrftError, match=words) as caught:
-        verifier.grade([(Problem("q"), "")])
-    assert str(own) in str(caught.value)
-
-
-def test_a_function_that_cannot_be_one_is_refused_at_once(tmp_path: Path) -> None:
-    for spec in ("own.py", f"{tmp_path}/absent.py:f", "own.py:a-b"):
-        with pytest.raises(SrftError, match=r"verify\.function"):
-            Verifier(function=spec)
-
-
-def test_a_recipe_names_a_function(own: Path) -> None:
-    recipe = load_recipe("quickstart", [f"verify.function={own}:verl"])
-    assert recipe.verify.function == f"{own}:verl"

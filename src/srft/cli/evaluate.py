@@ -64,6 +64,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Results; runs/eval-MODEL-PROTOCOL if left out.")] = None,
     against: Annotated[str, typer.Option(help="srft-table2, psft-table1, … or another --out, with commas.")] = "",
     training_data: Annotated[str | None, typer.Option(help="Report its overlap with the benchmarks.")] = None,
+    function: Annotated[str | None, typer.Option(help="path/to/file.py:name, scores in place of the grader.")] = None,
 ) -> None:
     """Evaluate a model by the papers' protocols; the same command again continues after a kill."""
     quiet()
@@ -71,7 +72,9 @@ def evaluate(
     from srft.recipe.load import load_evaluation
 
     options = {"benchmarks": benchmarks, "protocol": protocol, "data_dir": data_dir and str(data_dir)}
-    given = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if function is not None:
+        given["verify"] = {"function": function}
     recipe = load_evaluation(model, changes or [], **given)
     run(recipe, out=out, against=against, training_data=training_data, console=console())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from srft.evaluation import ifeval
-from srft.evaluation.extract import boxed
 from srft.evaluation.metrics import score
 from srft.evaluation.progress import Progress
 from srft.evaluation.records import Record, RecordFile, open_folder
@@ -23,6 +23,7 @@ from srft.processes import first
 from srft.rollout.collector import Collector
 from srft.rollout.response import Group, Response
 from srft.verify.answer import answer_of
+from srft.verify.extract import boxed
 
 Scores = dict[str, dict[str, Any]]  # by task, the values of `metrics.score`
 
@@ -93,19 +94,14 @@ class Evaluator:
 
     def _answer(self, task: EvaluationTask, groups: Sequence[Group]) -> list[Record]:
         """The records of `params.n` responses of each group."""
-        to_graded = boxed if task.extract == "last" else _unchanged
+        read = boxed if task.extract == "last" else _unchanged
+        grade = ifeval.grade if task.grader == "ifeval" else partial(self.collector.accuracy, extract=task.extract)
         with self.accelerator.autocast():
-            responses = self.collector.sample(
-                groups,
-                task.params,
-                self.seed_purpose.format(task.name),
-                to_graded,
-                ifeval.grade if task.grader == "ifeval" else None,
-            )
+            responses = self.collector.sample(groups, task.params, self.seed_purpose.format(task.name), grade)
             statistics = measure(self.policy, responses, self.pad_token_id) if self.policy else None
         samples = [k for _, group in groupby(responses, lambda r: r.group_id) for k, _ in enumerate(group)]
         return [
-            _record(response, sample, answer_of(to_graded(response.prompt.opening + response.text)))
+            _record(response, sample, answer_of(read(response.prompt.opening + response.text)))
             | (statistics[i].to_json() if statistics else {})
             for i, (response, sample) in enumerate(zip(responses, samples, strict=True))
         ]

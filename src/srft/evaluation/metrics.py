@@ -42,7 +42,7 @@ class GradedResponses:
     @cached_property
     def right(self) -> dict[int, list[bool]]:
         """By problem, which responses are right."""
-        return {problem: [r["reward"] >= 1 for r in group] for problem, group in self.groups.items()}
+        return {problem: [r["verdict"] == "right" for r in group] for problem, group in self.groups.items()}
 
     @cached_property
     def answers(self) -> dict[int, list[str | None]]:
@@ -119,7 +119,7 @@ def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[in
 
 def unsolved(groups: Mapping[int, Sequence[Record]], k: int) -> set[int]:
     """U_k: the problems that the first k samples all fail."""
-    return {problem for problem, group in groups.items() if not any(r["reward"] >= 1 for r in group[:k])}
+    return {problem for problem, group in groups.items() if not any(r["verdict"] == "right" for r in group[:k])}
 
 
 def normal_answer(answer: str | None, grader: str | None = None) -> str | None:

@@ -70,12 +70,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
 
 
 def resolve_protocol(
-    settings: EvaluationSettings, *, prompts: PromptSettings | None = None, max_response_length: int | None = None
+    settings: EvaluationSettings,
+    *,
+    prompts: PromptSettings | None = None,
+    max_response_length: int | None = None,
+    extract: str | None = None,
 ) -> Protocol:
     """The protocol with what the settings change.
 
     Args:
-        prompts, max_response_length: in place of the protocol's, where the settings say nothing.
+        prompts, max_response_length, extract: in place of the protocol's, where the settings say nothing.
     """
     preset, asked = PROTOCOLS[settings.protocol], settings.sampling
     prompts = prompts or preset.prompts
@@ -91,6 +95,6 @@ def resolve_protocol(
         system=prompts.system if settings.system is None else settings.system,
         few_shot=settings.few_shot or prompts.few_shot,
         grader=settings.grader or preset.grader,
-        extract=settings.extract or preset.extract,
+        extract=settings.extract or extract or preset.extract,
         n=asked.n,
     )

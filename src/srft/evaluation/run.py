@@ -15,9 +15,7 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from srft.data.load import load_problems, resolve_path
-from srft.data.problem import Problem
 from srft.data.tokenize import check_tokenizer
-from srft.errors import SrftError
 from srft.evaluation import compare, contamination, report
 from srft.evaluation.benchmarks import choose
 from srft.evaluation.evaluator import Evaluator, missing_groups, read_scores
@@ -31,6 +29,7 @@ from srft.policy.placement import for_inference, pick_precision
 from srft.processes import first
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
+from srft.verify.check import check_answers
 from srft.verify.verifier import Verifier
 from srft.versions import versions
 
@@ -66,10 +65,9 @@ def evaluate(
     folder = out or Path("runs") / f"eval-{name}-{recipe.protocol}"
     config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, recipe.model.path)
-    verify = recipe.verify
-    with Verifier(workers=verify.workers, timeout=verify.timeout, function=verify.function) as verifier:
+    with Verifier.of(recipe.verify) as verifier:
         with accelerator.main_process_first():
-            tasks = make_tasks(recipe, tokenizer, seed=recipe.seed)
+            tasks = make_tasks(recipe, tokenizer, verify=recipe.verify, seed=recipe.seed)
         check_window(tasks, config)
         facts: dict[str, dict[str, Any]] = {}
         first(accelerator, lambda: facts.update(_facts(tasks, verifier, training_data)))
@@ -98,22 +96,16 @@ def evaluate(
     return results
 
 
-def check_gold(verifier: Verifier, problems: Sequence[Problem]) -> int:
+def check_gold(verifier: Verifier, task: EvaluationTask) -> int:
     """How many problems' own answers do not grade as right: no response could be.
 
     Raises:
-        SrftError: the grader is unknown, or none would be right.
+        SrftError: the grader is unknown, a problem has no answer, or none would be right.
     """
-    if not problems or problems[0].grader == "ifeval":
+    if task.grader == "ifeval":
         return 0
-    bad = verifier.self_check(problems)
-    if len(bad) == len(problems):
-        raise SrftError(
-            f"no answer grades as equal to itself, '{bad[0].answer}' among them",
-            where=bad[0].where,
-            fix=f"The grader '{bad[0].grader}' is not for this benchmark.",
-        )
-    return len(bad)
+    check = check_answers(verifier, task.name, task.problems, task.extract)
+    return check.count - check.right if check else 0
 
 
 def _accelerator() -> Accelerator:
@@ -144,7 +136,7 @@ def _evaluator(
     )
     return Evaluator(
         tasks,
-        Collector(sampler, verifier.grade, tokenizer, recipe.seed),
+        Collector(sampler, verifier.grade, tokenizer, recipe.seed, accuracy=verifier.accuracy),
         accelerator,
         seed_purpose="evaluation/{}",
         policy=policy if recipe.statistics else None,
@@ -155,6 +147,7 @@ def _evaluator(
 
 def _facts(tasks: Sequence[EvaluationTask], verifier: Verifier, training_data: str | None) -> dict[str, dict[str, Any]]:
     """What is reported of each benchmark with its scores."""
+    verifier.check_functions([(task.problems[0], f"\\boxed{{{task.problems[0].answer}}}") for task in tasks])
     overlaps: Mapping[str, contamination.Overlap] = {}
     if training_data is not None:
         overlaps = contamination.overlap(load_problems(training_data), {t.name: t.problems for t in tasks})
@@ -162,7 +155,7 @@ def _facts(tasks: Sequence[EvaluationTask], verifier: Verifier, training_data: s
         task.name: {
             "metric": task.benchmark.metric if task.benchmark else "accuracy",
             "source": task.source.to_json(),
-            "bad_gold": check_gold(verifier, task.problems),
+            "bad_gold": check_gold(verifier, task),
             "max_response_length": task.params.max_response_length,
             **({"contamination": overlaps[task.name].to_json()} if task.name in overlaps else {}),
         }
@@ -180,12 +173,13 @@ def _settings(recipe: EvaluationRecipe, engine: str, device: torch.device, commi
         "model": recipe.model.path,
         "weights": commit or _fingerprint(recipe.model.path),
         "config": dict(recipe.model.config),
-        "protocol": resolve_protocol(recipe).to_json(),
+        "protocol": resolve_protocol(recipe, extract=recipe.verify.extract).to_json(),
         "seed": recipe.seed,
         "engine": engine,
         "precision": pick_precision(recipe.precision, device),
         "statistics": recipe.statistics,
-        "function": recipe.verify.function,
+        "function": recipe.verify.function or dict(recipe.verify.rewards) or None,
+        **({} if recipe.verify.right_at is None else {"right_at": recipe.verify.right_at}),
     }
 
 

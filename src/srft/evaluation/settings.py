@@ -49,7 +49,8 @@ class EvaluationSettings(Section):
     system: str | None = Field(None, description="as `data.system`; in training the data section's if left out")
     few_shot: FewShot | None = Field(None, description="as `data.few_shot`; in training the data section's if left out")
     extract: Literal["boxed", "last"] | None = Field(
-        None, description="which answer counts: the boxed one alone, or failing that the last one stated"
+        None,
+        description="which answer counts: the boxed one alone, or failing that the last one stated; verify's if out",
     )
     grader: Literal["math", "oat"] | None = Field(None, description="of mathematical answers")
     limit: int | None = Field(None, gt=0, description="only the first so many problems of what names no number itself")

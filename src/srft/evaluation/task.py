@@ -20,6 +20,7 @@ from srft.evaluation.protocol import Protocol, resolve_protocol
 from srft.evaluation.settings import EvaluationSettings
 from srft.rollout.response import Group
 from srft.rollout.sampler import SamplingParams
+from srft.verify.settings import VerifySettings
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def make_tasks(
     settings: EvaluationSettings,
     tokenizer: Any,
     *,
+    verify: VerifySettings = VerifySettings(),
     prompts: PromptSettings | None = None,
     max_response_length: int | None = None,
     max_prompt_length: int | None = None,
@@ -79,6 +81,7 @@ def make_tasks(
     """The benchmarks, then the user's own sets; none where the settings name none.
 
     Args:
+        verify: which answer counts and which grader, where the settings say nothing.
         prompts, max_response_length: in place of the protocol's, where the settings say nothing.
         max_prompt_length: tokens; None for no limit.
         seed: decides the order of multiple-choice options.
@@ -86,11 +89,13 @@ def make_tasks(
     Raises:
         SrftError: an unknown benchmark or one named twice, missing or malformed data, a prompt beyond the limit.
     """
-    protocol = resolve_protocol(settings, prompts=prompts, max_response_length=max_response_length)
+    protocol = resolve_protocol(
+        settings, prompts=prompts, max_response_length=max_response_length, extract=verify.extract
+    )
     template = make_template(protocol.prompts)
     choices = choose_tasks(settings)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return [_make_task(c, protocol, template, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
+    return [_make_task(c, protocol, verify, template, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
 
 
 def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
@@ -135,6 +140,7 @@ def check_window(tasks: Sequence[EvaluationTask], config: Any) -> None:
 def _make_task(
     choice: Choice,
     protocol: Protocol,
+    verify: VerifySettings,
     template: Template,
     tokenizer: Any,
     data_dir: Path | None,
@@ -149,10 +155,7 @@ def _make_task(
         ifeval.check(loaded.problems)
     params = protocol.sampling_of(choice)
     prompts = tokenize_problems(
-        [
-            replace(p, demonstrations=(), grader=protocol.grader if p.grader == "math" else p.grader)
-            for p in loaded.problems
-        ],
+        [replace(p, demonstrations=(), grader=_grader(p, choice, protocol, verify)) for p in loaded.problems],
         tokenizer,
         template=template,
         max_prompt_length=max_prompt_length,
@@ -160,3 +163,13 @@ def _make_task(
     ).prompts
     groups = [Group(number, prompt) for number, prompt in enumerate(prompts)]
     return EvaluationTask(choice.name, groups, params, protocol.extract, loaded.source, choice.benchmark)
+
+
+def _grader(problem: Problem, choice: Choice, protocol: Protocol, verify: VerifySettings) -> str:
+    """What grades a problem: the recipe's grader for the set or for the problem's source; a published benchmark's own
+    unless the recipe names the benchmark."""
+    if choice.benchmark is None:
+        name = verify.grader_of(choice.name, verify.grader_of(problem.source, problem.grader))
+    else:
+        name = verify.grader.get(choice.name, problem.grader) if isinstance(verify.grader, dict) else problem.grader
+    return protocol.grader if name == "math" else name

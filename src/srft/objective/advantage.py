@@ -38,7 +38,7 @@ def right_rollouts(t: Tokens) -> Tensor:
     """(S,) how many rollouts of the same prompt are right, in the whole step."""
     rollout = t.rollout
     group, n = _groups(rollout)
-    return _sum(rollout, group, (t.responses.reward >= 1).double(), len(n))[group]
+    return _sum(rollout, group, t.responses.is_right.double(), len(n))[group]
 
 
 def overlong_penalty(t: Tokens, buffer: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from srft.errors import SrftError
 from srft.objective.tokens import Tokens
 
 Aggregation = Literal["token-mean", "sequence-mean", "token-sum", "constant"]
@@ -87,7 +88,18 @@ def value_loss(t: Tokens, returns: Tensor, clip: float = 0.2) -> Tensor:
 
 
 def outcome_loss(t: Tokens, score: Tensor) -> Tensor:
-    """E over responses of the cross-entropy between σ(Σ_t score), score (N,), and the reward (PRIME)."""
+    """E over responses of the cross-entropy between σ(Σ_t score), score (N,), and the reward (PRIME).
+
+    Raises:
+        SrftError: a reward is no probability.
+    """
+    given = t.responses.reward[t.rows]
+    if ((given < 0) | (given > 1)).any():
+        raise SrftError(
+            "its cross-entropy is with rewards between 0 and 1, and others were given",
+            where="method prime",
+            fix="Scale the functions or their weights in verify.rewards.",
+        )
     total = torch.zeros(len(t.responses.length), dtype=score.dtype, device=score.device).index_add(0, t.row, score)
     rows = t.row.unique()  # of this micro-batch alone: the other micro-batches add their own
     reward = t.responses.reward[rows].to(score.dtype)

@@ -21,7 +21,7 @@ class Responses:
     The example is a step of one prompt with two rollouts, of which the first is right, and a demonstration: S = 3.
 
     Args:
-        reward: (S,) float, the verifier's score, 1 for right; e.g. [1.0, 0.0, 1.0].
+        reward: (S,) float, the verifier's score; e.g. [1.0, 0.0, 1.0].
         group: (S,) int, the prompt that each answers; responses of one prompt share an id; e.g. [0, 0, 0].
         is_demo: (S,) bool, an expert demonstration, else the policy's own rollout; e.g. [False, False, True].
         length: (S,) int, response tokens, EOS included; e.g. [1, 1, 2].
@@ -30,6 +30,7 @@ class Responses:
         mean: (S,) float by name, the mean over each response's tokens of what was measured before the first update on
             this batch: "logp" and "entropy" (nats) and what the method measures, only where the method needs it;
             e.g. {"entropy": [0.2, 1.5, 0.7]}.
+        right: (S,) bool, which count as right; those of reward 1 or more if left out; e.g. [True, False, True].
     """
 
     reward: Tensor
@@ -39,6 +40,12 @@ class Responses:
     limit: int
     step: int = 1
     mean: Mapping[str, Tensor] = field(default_factory=dict)
+    right: Tensor | None = None
+
+    @property
+    def is_right(self) -> Tensor:
+        """(S,) bool: which count as right."""
+        return self.reward >= 1 if self.right is None else self.right
 
     def to(self, device: torch.device | str) -> Responses:
         """The same table on another device."""
@@ -137,11 +144,11 @@ class Tokens:
 
     @property
     def correct(self) -> Tokens:
-        return self.where(self.responses.reward >= 1)
+        return self.where(self.responses.is_right)
 
     @property
     def wrong(self) -> Tokens:
-        return self.where(self.responses.reward < 1)
+        return self.where(~self.responses.is_right)
 
     @property
     def token_count(self) -> Tensor:

@@ -39,6 +39,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     parts = [_check(stage, f"{changed.where}: stage {i}") for i, stage in enumerate(changed.stages, 1)]
     whole = recipe.model_copy(update={"stages": tuple(parts)}).with_notes(*changed.notes)
     _check_shaping(whole, changed.where)
+    _check_rewards(whole, changed.where)
     return whole
 
 
@@ -98,6 +99,18 @@ def _check_shaping(recipe: Recipe, where: str) -> None:
             fix="Leave advantage.ppl and advantage.position out, or use a method with one (grpo; srft with "
             "rollout_signal: advantage).",
         )
+
+
+def _check_rewards(recipe: Recipe, where: str) -> None:
+    """Raises SrftError where a stage scores otherwise than the others: one verifier scores them all."""
+    own = {"grader": None, "check_answers": 0}  # each stage's own data is graded and checked by these
+    for stage, part in enumerate(recipe.stages, 1):
+        if part.verify.model_copy(update=own) != recipe.verify.model_copy(update=own):
+            raise SrftError(
+                "a stage has no rewards of its own, but for verify.grader and verify.check_answers",
+                where=f"{where}: stage {stage}: verify",
+                fix="Say it once above the stages, or train one run after another.",
+            )
 
 
 def _apply_method(tree: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from srft.data.problem import Problem
 from srft.objective.registry import Need
@@ -18,6 +18,12 @@ from srft.verify.grade import Grade
 GradeFunction = Callable[[Sequence[tuple[Problem, str]]], list[Grade]]
 
 
+class AccuracyFunction(Protocol):
+    """Grades of an evaluation; `extract` says which answer counts."""
+
+    def __call__(self, items: Sequence[tuple[Problem, str]], extract: str) -> list[Grade]: ...
+
+
 class Collector:
     """Samples and grades. Keeps the demonstrations' grades, which never change.
 
@@ -25,13 +31,21 @@ class Collector:
         grade: problems with response texts to grades, in order: `Verifier.grade`.
         seed: the run's.
         prompting: what a group is asked in a training step; the prompt as it is if left out.
+        accuracy: grades in an evaluation, given which answer counts as well: `Verifier.accuracy`; `grade` if left out.
     """
 
     def __init__(
-        self, sampler: Sampler, grade: GradeFunction, tokenizer: Any, seed: int, prompting: Prompting | None = None
+        self,
+        sampler: Sampler,
+        grade: GradeFunction,
+        tokenizer: Any,
+        seed: int,
+        prompting: Prompting | None = None,
+        accuracy: AccuracyFunction | None = None,
     ) -> None:
         self.sampler, self.grade, self.tokenizer, self.seed = sampler, grade, tokenizer, seed
         self.prompting = prompting or Prompting()
+        self.accuracy: AccuracyFunction = accuracy or (lambda items, extract: grade(items))
         self._demo_grades: dict[tuple[int, str], tuple[Problem, Grade]] = {}
 
     def collect(
@@ -74,23 +88,20 @@ class Collector:
         groups: Sequence[Group],
         params: SamplingParams,
         purpose: str,
-        to_graded: Callable[[str], str] = lambda text: text,
         grade: GradeFunction | None = None,
     ) -> list[Response]:
         """`params.n` graded rollouts of each group, in order.
 
         Args:
             purpose: the step, or the evaluation; it seeds the draws together with the group's id.
-            to_graded: from a prompt's opening and the response to the text that is graded.
             grade: in place of the collector's own.
         """
         requests = [SampleRequest(g.prompt.token_ids, derive_seed(self.seed, purpose, g.group_id)) for g in groups]
         sampled = self.sampler.sample(requests, params)
         drawn = [(group, one) for group, samples in zip(groups, sampled, strict=True) for one in samples]
         texts = [self._decode(one.token_ids) for _, one in drawn]
-        graded_texts = [to_graded(g.prompt.opening + text) for (g, _), text in zip(drawn, texts, strict=True)]
         grades = (grade or self.grade)(
-            [(g.prompt.problem, text) for (g, _), text in zip(drawn, graded_texts, strict=True)]
+            [(g.prompt.problem, g.prompt.opening + text) for (g, _), text in zip(drawn, texts, strict=True)]
         )
         return [
             Response(
@@ -105,6 +116,7 @@ class Collector:
                 temperature=params.temperature or 1.0,
                 sampler_logprobs=one.logprobs,
                 details=graded.details,
+                rewards=graded.rewards,
             )
             for (group, one), text, graded in zip(drawn, texts, grades, strict=True)
         ]
@@ -127,6 +139,7 @@ class Collector:
                 text=text,
                 reward=graded.reward,
                 verdict=graded.verdict,
+                rewards=graded.rewards,
             )
             for (group, one, text), graded in zip(shown, grades, strict=True)
         ]

@@ -35,12 +35,14 @@ class Response:
         is_demo: True for a demonstration, False for the policy's own rollout.
         truncated: True where it was cut at the length limit.
         text: the decoded tokens, e.g. "It is \\boxed{5}."
-        reward: the grader's score, 1.0 for right, 0.0 for wrong; a user's function may give e.g. 0.3.
+        reward: the grader's score, 1.0 for right, 0.0 for wrong; a user's functions may give e.g. 0.3.
         verdict: right, wrong, unparsable or timeout, e.g. Verdict.RIGHT.
         temperature: of the policy's distribution that it is scored under: a rollout's is the one that it was sampled
             at, e.g. 0.6, a demonstration's is 1.
         sampler_logprobs: the sampler's log-prob of each token (nats), e.g. (-0.1, -2.3); None for a demonstration.
         details: what else the grader said, by name, e.g. {"strict": 1.0} of IFEval.
+        rewards: what each of several rewards gave, by name, None where it does not apply, e.g. {"grader": 1.0,
+            "brevity": None}; empty where a grader alone scores.
     """
 
     group_id: int
@@ -54,11 +56,17 @@ class Response:
     temperature: float = 1.0
     sampler_logprobs: Sequence[float] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def is_correct(self) -> bool:
-        """The reward is that of a right answer."""
-        return self.reward >= 1
+        """Its verdict is right."""
+        return self.verdict is Verdict.RIGHT
+
+    @property
+    def is_learnt(self) -> bool:
+        """A demonstration, or a rollout that some reward applies to."""
+        return self.is_demo or not self.rewards or any(reward is not None for reward in self.rewards.values())
 
     def model_input(self, row: int) -> ModelInput:
         """As the policy scores it; `row` is its row in the step's table."""
@@ -75,4 +83,5 @@ class Response:
             "verdict": self.verdict.value,
             "tokens": len(self.token_ids),
             "truncated": self.truncated,
+            **({"rewards": dict(self.rewards)} if self.rewards else {}),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from srft.evaluation.task import EvaluationTask, make_tasks
 from srft.policy.load import load_config, load_tokenizer, pad_token_id
 from srft.recipe.schema import Recipe
 from srft.rollout.prompting import Prompting, PromptingContext, strategies
+from srft.run.checks import run_checks, with_good_answers, with_graders
 from srft.training.preference import check_pairs
 from srft.verify.verifier import Verifier
 
@@ -33,6 +35,7 @@ class Plan:
         evaluations: the benchmarks.
         dropped_answers: problems left out because their answer does not grade as equal to itself.
         dropped_prompts: prompts left out because they have no demonstration, or none within the limit.
+        checks: how demonstrations and the evaluations' answers grade, a line each.
     """
 
     recipe: Recipe
@@ -44,6 +47,7 @@ class Plan:
     evaluations: list[EvaluationTask]
     dropped_answers: int
     dropped_prompts: int
+    checks: Sequence[str] = ()
 
     @property
     def steps(self) -> int:
@@ -103,13 +107,14 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, f"model.path: {recipe.model.path}")
-    problems = load_data(data, training.seed)
+    problems = with_graders(load_data(data, training.seed), recipe)
     _check_prompts(problems, recipe)
-    kept = _with_good_answers(problems, recipe, verifier)
+    kept = with_good_answers(problems, recipe, verifier)
     read = tokenized(recipe, tokenizer, kept)
     prompts = _usable(read.prompts, recipe, recipe.reads_demonstrations)
     if "preferences" in recipe.needs and data.selection is None:
         check_pairs(prompts, f"data.path: {data.origin}")
+    evaluations = _evaluations(recipe, tokenizer)
     plan = Plan(
         recipe,
         config,
@@ -117,9 +122,10 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
         problems=kept,
         prompts=prompts,
         counts=read.counts,
-        evaluations=_evaluations(recipe, tokenizer),
+        evaluations=evaluations,
         dropped_answers=len(problems) - len(kept),
         dropped_prompts=len(read.prompts) - len(prompts),
+        checks=run_checks(recipe, tokenizer, read.prompts, evaluations, verifier),
     )
     _check_window(config, plan.longest_sequence)
     return plan
@@ -137,6 +143,7 @@ def _evaluations(recipe: Recipe, tokenizer: Any) -> list[EvaluationTask]:
     return make_tasks(
         recipe.evaluation,
         tokenizer,
+        verify=recipe.verify,
         prompts=recipe.data,
         max_response_length=recipe.rollout.max_response_length,
         max_prompt_length=recipe.data.max_prompt_length,
@@ -209,21 +216,3 @@ def _check_prompts(problems: list[Problem], recipe: Recipe) -> None:
             fix="Learn from text by a supervised method (sft, dft, psft, …), or name the prompt's column: "
             "data.columns.prompt.",
         )
-
-
-def _with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifier) -> list[Problem]:
-    if "rollouts" not in recipe.needs and recipe.data.selection is None:
-        return problems  # rewards play no part
-    bad = [p for p in problems if not p.answer]
-    bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
-    if not bad:
-        return problems
-    if recipe.data.bad_answers == "error":
-        listed = ", ".join(f"{p.where}: {p.answer!r}" for p in bad[:5])
-        raise SrftError(
-            f"{len(bad)} answers do not grade as equal to themselves: {listed}",
-            where=f"data.path: {recipe.data.origin}",
-            fix="Correct those answers, or leave them out with data.bad_answers: drop.",
-        )
-    places = {id(p) for p in bad}
-    return [p for p in problems if id(p) not in places]

@@ -26,8 +26,7 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
     for note in recipe.notes:
         console.print(note, markup=False)
-    verify = recipe.verify
-    with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
+    with Verifier.of(recipe.verify) as verifier:
         for stage, part in enumerate(recipe.parts, 1):
             if recipe.stages:
                 console.rule(f"stage {stage} of {len(recipe.stages)}")
@@ -54,6 +53,8 @@ def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Co
         console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")
     for task in plan.evaluations:
         console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
+    for line in plan.checks:
+        console.print(line, markup=False, highlight=False)
     console.rule("a prompt")
     console.print(escape(plan.tokenizer.decode(first.token_ids)), markup=False, highlight=False)
     if "rollouts" in recipe.needs:

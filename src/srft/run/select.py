@@ -34,6 +34,7 @@ from srft.training.selection import (
     write_selection,
 )
 from srft.training.settings import SelectionSettings
+from srft.verify.grade import Verdict
 
 
 def with_selection(
@@ -96,7 +97,7 @@ def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None
     if needs_scores(settings):
         scores = _scores_of_saved(run, rows, problems, model)
     return [
-        Candidate(problem, row["response"], row["reward"] >= 1, score)
+        Candidate(problem, row["response"], row["verdict"] == Verdict.RIGHT, score)
         for problem, row, score in zip(problems, rows, scores, strict=True)
     ]
 

@@ -62,7 +62,8 @@ def make_collector(plan: Plan, inference: Policy, verifier: Verifier) -> Collect
     """What samples from the policy and grades."""
     recipe = plan.recipe
     sampler = make_sampler(recipe.rollout, inference, recipe.model, plan.tokenizer, max_model_len=plan.longest_sequence)
-    return Collector(sampler, verifier.grade, plan.tokenizer, recipe.training.seed, plan.prompting)
+    seed = recipe.training.seed
+    return Collector(sampler, verifier.grade, plan.tokenizer, seed, plan.prompting, verifier.accuracy)
 
 
 def make_loop(

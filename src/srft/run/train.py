@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +35,10 @@ from srft.training.checkpoint import VERL, load_state
 from srft.training.display import Display
 from srft.training.loop import StageSpan
 from srft.training.run_dir import RunDir
+from srft.verify.function import name_of
 from srft.verify.verifier import Verifier
+
+Reward = str | Callable[..., Any] | tuple[str | Callable[..., Any], float]
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def train(
     resume: bool = False,
     console: Console | None = None,
     data: Iterable[Mapping[str, Any]] | None = None,
+    rewards: Sequence[Reward] = (),
 ) -> Run:
     """Train as the recipe says; the same call on every process of a launch.
 
@@ -79,18 +83,20 @@ def train(
         console: where to show progress; silent if left out.
         data: rows in place of the recipe's `data.path`: a list of dicts or a `datasets.Dataset`, in the columns that a
             file would have. The run directory keeps them as data.jsonl, which the run's own recipe names.
+        rewards: Python functions, each alone or with its weight, `"grader"` among them for the grader; in place of the
+            recipe's `verify.rewards`. docs/rewards.md says what they are called with.
 
     Raises:
         SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
     """
-    recipe = chosen_recipe(recipe, out, resume)
+    recipe, functions = with_rewards(chosen_recipe(recipe, out, resume), rewards)
     accelerator = _accelerator(recipe, out)
     run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
     if data is not None:
         recipe = with_rows(recipe, data, run_dir, accelerator, resume)
     state = load_state(_own(run_dir.checkpoint)) if resume else None
     set_seed(recipe.training.seed)
-    with Verifier(recipe.verify.workers, recipe.verify.timeout, function=recipe.verify.function) as verifier:
+    with Verifier.of(recipe.verify, functions) as verifier:
         plans = _preflight(recipe, run_dir, accelerator, verifier)
         open_run(run_dir, recipe, state, accelerator)
         display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
@@ -107,6 +113,21 @@ def train(
     else:
         display.say(f"Saved. To continue: srft train --resume --out {run_dir.path}")
     return Run(run_dir, finished)
+
+
+def with_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> tuple[Recipe, dict[str, Callable[..., Any]]]:
+    """The recipe with the rewards by name and weight, in every stage, and the functions among them by name."""
+    if not rewards:
+        return recipe, {}
+    pairs = [reward if isinstance(reward, tuple) else (reward, 1.0) for reward in rewards]
+    names = [reward if isinstance(reward, str) else name_of(reward) for reward, _ in pairs]
+    weights = {name: weight for name, (_, weight) in zip(names, pairs, strict=True)}
+    if len(weights) < len(names):
+        raise SrftError("two have one name", where=f"rewards: {', '.join(names)}", fix="Rename one of them.")
+    verify = recipe.verify.model_copy(update={"function": None, "rewards": weights})
+    stages = tuple(stage.model_copy(update={"verify": verify}) for stage in recipe.stages)
+    functions = {name: reward for name, (reward, _) in zip(names, pairs, strict=True) if callable(reward)}
+    return recipe.model_copy(update={"verify": verify, "stages": stages}), functions
 
 
 def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -> Recipe:
@@ -277,6 +298,7 @@ def headline(plan: Plan, where: str, run_dir: RunDir, stage: str) -> str:
         lost += f"\n{plan.without_demonstration} prompts have no demonstration: their rollouts alone are learnt from"
     if recipe.data.selection is not None and any(p.rejected for p in plan.problems):
         lost += "\nthe data's own pairs are not read, as data.selection takes samples: data.selection=null reads them"
+    lost += "".join(f"\n{line}" for line in plan.checks)
     return (
         f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
         f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "

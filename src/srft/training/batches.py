@@ -54,18 +54,19 @@ class Batcher:
 
     def split(self, responses: Sequence[Response], step: int, groups: int, updates: int) -> list[UpdateBatch]:
         """One batch for each of the step's updates, each of its share of the `groups`; those without a response, which
-        there are where refilling ran out of prompts, are left out."""
-        share = groups / updates
-        batches = [self.make([r for r in responses if int(r.group_id / share) == i], step) for i in range(updates)]
+        there are where refilling ran out of prompts, are left out, and so are rollouts that no reward applies to."""
+        share, learnt = groups / updates, [r for r in responses if r.is_learnt]
+        batches = [self.make([r for r in learnt if int(r.group_id / share) == i], step) for i in range(updates)]
         return [batch for batch in batches if len(batch.responses.length)]
 
     def make(self, responses: Sequence[Response], step: int) -> UpdateBatch:
         """One batch of this rank's `responses` and those of the other ranks."""
-        mine = [(r.group_id, k, r.reward, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
+        mine = [(r.group_id, k, r.reward, r.is_correct, r.is_demo, len(r.token_ids)) for k, r in enumerate(responses)]
         everyone = sorted(gather(self.accelerator, mine))
         row_of = {(group_id, k): row for row, (group_id, k, *_) in enumerate(everyone)}
         table = Responses(
-            reward=torch.tensor([reward for _, _, reward, _, _ in everyone], dtype=torch.float32),
+            reward=torch.tensor([reward for _, _, reward, *_ in everyone], dtype=torch.float32),
+            right=torch.tensor([is_correct for _, _, _, is_correct, *_ in everyone], dtype=torch.bool),
             group=torch.tensor([group_id for group_id, *_ in everyone], dtype=torch.long),
             is_demo=torch.tensor([is_demo for *_, is_demo, _ in everyone], dtype=torch.bool),
             length=torch.tensor([length for *_, length in everyone], dtype=torch.long),

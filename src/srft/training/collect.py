@@ -32,8 +32,8 @@ class CollectedStep:
 
     @property
     def rollouts(self) -> list[Response]:
-        """The policy's own."""
-        return [r for r in self.responses if not r.is_demo]
+        """The policy's own that a reward applies to."""
+        return [r for r in self.responses if not r.is_demo and r.is_learnt]
 
     def only(self, group_ids: Collection[int]) -> CollectedStep:
         """Those groups alone."""

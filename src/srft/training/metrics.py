@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 import torch
@@ -48,6 +48,8 @@ class ResponseFacts:
     verdict: str
     length: int
     truncated: bool
+    is_learnt: bool = True
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
 
 
 ResponseMetric = Callable[[Sequence[ResponseFacts]], float]
@@ -111,11 +113,15 @@ def metrics_page() -> str:
 def response_metrics(responses: Sequence[Response], accelerator: Accelerator) -> dict[str, float]:
     """The metrics of a step's responses over all ranks."""
     mine = [
-        ResponseFacts(r.group_id, r.is_demo, r.reward, r.verdict.value, len(r.token_ids), r.truncated)
+        ResponseFacts(
+            r.group_id, r.is_demo, r.reward, r.verdict.value, len(r.token_ids), r.truncated, r.is_learnt, r.rewards
+        )
         for r in responses
     ]
-    facts: list[ResponseFacts] = gather(accelerator, mine)
-    metrics: dict[str, float] = {"tokens": sum(f.length for f in facts)}
+    everyone: list[ResponseFacts] = gather(accelerator, mine)
+    facts = [f for f in everyone if f.is_learnt]
+    metrics: dict[str, float] = {"tokens": sum(f.length for f in everyone)}
+    metrics |= _means_by_reward([f for f in everyone if not f.is_demo])
     for is_demo, chosen in ((False, _OF_ROLLOUTS), (True, _OF_DEMOS)):
         if some := [f for f in facts if f.is_demo == is_demo]:
             metrics |= {name: function(some) for name, function in chosen.items()}
@@ -199,6 +205,10 @@ def _reward(facts: Sequence[ResponseFacts]) -> float:
     return fmean(f.reward for f in facts)
 
 
+describe("reward/<name>", "mean of one of several rewards, before its weight, over the rollouts that it applies to")
+UNSCORED = describe("unscored", "share of rollouts that no reward applies to: they are not learnt from")
+
+
 @of_rollouts("reward_std", "standard deviation of the rollouts' rewards", trl=True)
 def _reward_std(facts: Sequence[ResponseFacts]) -> float:
     return stdev(f.reward for f in facts) if len(facts) > 1 else 0.0
@@ -206,17 +216,17 @@ def _reward_std(facts: Sequence[ResponseFacts]) -> float:
 
 @of_rollouts("frac_reward_zero_std", "share of groups whose rollouts all have the same reward: no signal", trl=True)
 def _frac_reward_zero_std(facts: Sequence[ResponseFacts]) -> float:
-    return fmean(len(set(group)) == 1 for group in _rewards_by_group(facts))
+    return fmean(len({f.reward for f in group}) == 1 for group in _groups(facts))
 
 
 @of_rollouts("frac_groups_all_correct", "share of groups whose rollouts are all right")
 def _frac_groups_all_correct(facts: Sequence[ResponseFacts]) -> float:
-    return fmean(min(group) >= 1 for group in _rewards_by_group(facts))
+    return fmean(all(f.verdict == "right" for f in group) for group in _groups(facts))
 
 
 @of_rollouts("frac_groups_all_wrong", "share of groups whose rollouts are all wrong")
 def _frac_groups_all_wrong(facts: Sequence[ResponseFacts]) -> float:
-    return fmean(max(group) < 1 for group in _rewards_by_group(facts))
+    return fmean(all(f.verdict != "right" for f in group) for group in _groups(facts))
 
 
 @of_rollouts("completions/mean_length", "mean length of the rollouts", "tokens", trl=True)
@@ -345,8 +355,21 @@ describe("seconds/update", "everything between sampling and reporting", "s")
 describe("seconds_left", "to the stage's last step, at the pace of the last ten, without evaluations", "s")
 
 
-def _rewards_by_group(facts: Sequence[ResponseFacts]) -> list[list[float]]:
-    groups: Mapping[int, list[float]] = defaultdict(list)
+def _groups(facts: Sequence[ResponseFacts]) -> list[list[ResponseFacts]]:
+    groups: Mapping[int, list[ResponseFacts]] = defaultdict(list)
     for f in facts:
-        groups[f.group_id].append(f.reward)
+        groups[f.group_id].append(f)
     return list(groups.values())
+
+
+def _means_by_reward(rollouts: Sequence[ResponseFacts]) -> dict[str, float]:
+    """The mean of each of several rewards over the rollouts that it applies to; absent where it applies to none."""
+    given: Mapping[str, list[float]] = defaultdict(list)
+    for f in rollouts:
+        for name, reward in f.rewards.items():
+            if reward is not None:
+                given[f"reward/{name}"].append(reward)
+    if not any(f.rewards for f in rollouts):
+        return {}
+    means = {name: fmean(rewards) for name, rewards in given.items()}
+    return means | {UNSCORED: fmean(not f.is_learnt for f in rollouts)}

@@ -1,20 +1,38 @@
-"""Loads a user's own grader, `path/to/file.py:name`, with the signature of TRL's reward functions or of verl's."""
+"""A user's reward function: `path/to/file.py:name` or a Python callable, with the signature of TRL's reward functions
+or of verl's, plain or async."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srft.errors import SrftError
-from srft.verify.grade import Grade, Request, Verdict
+from srft.verify.grade import Request
 
-VERL = ("data_source", "solution_str", "ground_truth", "extra_info")
+SIGNATURES = (
+    "give it TRL's (prompts, completions, **columns) or verl's (data_source, solution_str, ground_truth, extra_info)"
+)
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """A user's function and how it is called.
+
+    Args:
+        batched: one call takes any number of responses: TRL's signature, or an async function.
+        call: the rewards of responses, None where the function does not apply.
+    """
+
+    batched: bool
+    call: Callable[[Sequence[Request]], list[float | None]]
 
 
 def check_function(spec: str) -> None:
@@ -25,13 +43,24 @@ def check_function(spec: str) -> None:
     """
     path, colon, name = spec.rpartition(":")
     if not colon or not name.isidentifier():
-        raise SrftError(f"'{spec}' names no function", where="verify.function", fix="Write path/to/file.py:name.")
+        raise SrftError(
+            f"'{spec}' names no function",
+            where="verify.function, verify.rewards",
+            fix="Write path/to/file.py:name; a Python function is given as srft.train(recipe, rewards=[function]).",
+        )
     if not Path(path).is_file():
-        raise SrftError("no such file", where=f"verify.function: {path}", fix="Check the path.")
+        raise SrftError("no such file", where=f"verify.function, verify.rewards: {path}", fix="Check the path.")
 
 
-def load_function(spec: str) -> Callable[[Request], Grade]:
-    """The user's function `path/to/file.py:name`, taking a request. It runs the file: for a worker process alone.
+def name_of(function: str | Callable[..., Any]) -> str:
+    """What a function is called in metrics: the name in its file, or its own."""
+    if isinstance(function, str):
+        return function.rpartition(":")[2]
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def load_function(spec: str) -> RewardFunction:
+    """The user's function `path/to/file.py:name`. It runs the file: for a worker process alone.
 
     Raises:
         SrftError: see `check_function`.
@@ -49,56 +78,98 @@ def load_function(spec: str) -> Callable[[Request], Grade]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"the file defines no function '{name}'")
+    return reward_function(function)
+
+
+def reward_function(function: Callable[..., Any]) -> RewardFunction:
+    """A Python function as it is called, told by its parameters.
+
+    Raises:
+        ValueError: its signature is neither TRL's nor verl's.
+    """
     parameters = inspect.signature(function).parameters
     if "completions" in parameters:
-        return lambda request: _grade(_as_trl(function, request))
+        return RewardFunction(True, lambda requests: _scores(_as_trl(function, requests), len(requests)))
     if "solution_str" in parameters:
-        return lambda request: _grade(_as_verl(function, request, parameters))
-    raise ValueError(
-        f"'{name}' takes ({', '.join(parameters)}): give it TRL's (prompts, completions, **columns) or verl's "
-        f"({', '.join(VERL)})"
-    )
+        asynchronous = inspect.iscoroutinefunction(function)
+        return RewardFunction(asynchronous, lambda requests: _scores(_as_verl(function, requests), len(requests)))
+    raise ValueError(f"'{name_of(function)}' takes ({', '.join(parameters)}): {SIGNATURES}")
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """One line for the user: what was raised, and in which line of which file."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    place = f" ({Path(last[0].filename).name}, line {last[0].lineno})" if last else ""
+    own = last and last[0].filename != __file__  # of what it returned, this file complains
+    place = f" ({Path(last[0].filename).name}, line {last[0].lineno})" if own else ""
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _as_trl(function: Callable[..., Any], request: Request) -> Any:
-    chat = not isinstance(request.prompt, str)
-    columns = {
-        "answer": request.answer,
-        "ground_truth": request.answer,
+def _as_trl(function: Callable[..., Any], requests: Sequence[Request]) -> Any:
+    """One call with all responses; every column of the data set is a list."""
+    rows = [{"answer": r.answer, "ground_truth": r.answer, "data_source": r.source, **r.metadata} for r in requests]
+    names = {name for row in rows for name in row}
+    columns = {name: [row.get(name) for row in rows] for name in sorted(names)}
+    columns["prompts"] = [_prompt(r) for r in requests]
+    columns["completions"] = [
+        r.response if isinstance(r.prompt, str) else [{"role": "assistant", "content": r.response}] for r in requests
+    ]
+    return _finished([function(**_accepted(function, columns))])[0]
+
+
+def _as_verl(function: Callable[..., Any], requests: Sequence[Request]) -> Any:
+    """One call for each response."""
+    return _finished([function(**_accepted(function, _verl_arguments(r))) for r in requests])
+
+
+def _verl_arguments(request: Request) -> dict[str, Any]:
+    row = request.metadata
+    reward_model = row.get("reward_model")
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    extra = row.get("extra_info")
+    return {
         "data_source": request.source,
-        **request.metadata,
+        "solution_str": request.response,
+        "ground_truth": request.answer if truth is None else truth,
+        "extra_info": dict(extra if isinstance(extra, Mapping) else row),
     }
-    columns.pop("prompts", None)
-    columns.pop("completions", None)
-    scores = function(
-        prompts=[request.prompt],
-        completions=[[{"role": "assistant", "content": request.response}] if chat else request.response],
-        **{name: [value] for name, value in columns.items()},
-    )
-    if not hasattr(scores, "__len__") or len(scores) != 1:
-        raise TypeError(f"it was given one completion and returned {scores!r}, not a list of one number")
-    return scores[0]
 
 
-def _as_verl(function: Callable[..., Any], request: Request, parameters: Mapping[str, Any]) -> Any:
-    values = dict(zip(VERL, (request.source, request.response, request.answer, dict(request.metadata)), strict=True))
+def _accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that the function takes."""
+    parameters = inspect.signature(function).parameters
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    score = function(**{name: value for name, value in values.items() if anything or name in parameters})
-    return score["score"] if isinstance(score, Mapping) else score
+    return {name: value for name, value in values.items() if anything or name in parameters}
 
 
-def _grade(score: Any) -> Grade:
+def _finished(results: list[Any]) -> list[Any]:
+    """The results, those of async calls awaited together."""
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*results)
+
+    return asyncio.run(together()) if any(map(inspect.isawaitable, results)) else results
+
+
+def _prompt(request: Request) -> Any:
+    return request.prompt if isinstance(request.prompt, str) else [dict(message) for message in request.prompt]
+
+
+def _scores(results: Any, count: int) -> list[float | None]:
+    if not hasattr(results, "__len__") or isinstance(results, str | Mapping) or len(results) != count:
+        shown = f"{results!r}"[:200]
+        raise TypeError(f"for {count} completions it returned {shown}, not a list of as many numbers")
+    return [_score(result) for result in results]
+
+
+def _score(result: Any) -> float | None:
+    if isinstance(result, Mapping):
+        result = result["score"]
+    if result is None:
+        return None
     try:
-        reward = float(score)
+        reward = float(result)
     except (TypeError, ValueError):
-        raise TypeError(f"it returned {score!r}, not a number") from None
+        raise TypeError(f"it returned {result!r}, not a number") from None
     if not math.isfinite(reward):
         raise ValueError(f"it returned {reward}")
-    return Grade(Verdict.RIGHT if reward >= 1 else Verdict.WRONG, reward)
+    return reward

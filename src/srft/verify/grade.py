@@ -11,8 +11,9 @@ from typing import Any
 class Verdict(StrEnum):
     """Outcome of grading one response.
 
-    RIGHT: it gives the gold answer. WRONG: it gives another. UNPARSABLE: no answer can be read from it, or the answer
-    is refused as too large. TIMEOUT: grading exceeded its time or memory.
+    RIGHT: it gives the gold answer, or its reward is `verify.right_at` or more. WRONG: it gives another, or its reward
+    is less. UNPARSABLE: no answer can be read from it, or the answer is refused as too large. TIMEOUT: grading exceeded
+    its time or memory.
     """
 
     RIGHT = "right"
@@ -26,14 +27,16 @@ class Grade:
     """A verdict and its reward.
 
     Args:
-        reward: 1 for RIGHT and 0 for the other verdicts; a task's own scorer may give partial credit, and a user's
-            function sets any finite reward.
+        reward: a grader's is 1 for RIGHT and 0 for the other verdicts, a task's own scorer may give partial credit;
+            with functions the weighted sum of `rewards`, 0 where none of them applies.
         details: what else the grader says of the response, by name.
+        rewards: by name what each reward gave, None where it does not apply; empty where a grader alone scores.
     """
 
     verdict: Verdict
     reward: float
     details: Mapping[str, Any] = field(default_factory=dict)
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
 
 
 RIGHT = Grade(Verdict.RIGHT, 1.0)

@@ -1,20 +1,23 @@
-"""A worker process as its parent sees it: it grades one request at a time, and is killed at the deadline."""
+"""Worker processes as their parent sees them: each does one call at a time, and is killed at the deadline."""
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from srft.errors import SrftError
-from srft.verify.grade import Grade, Request, Verdict
+from srft.verify.grade import Request
 
 START_TIMEOUT = 120.0  # seconds for a worker to import its libraries, and the user's function
 
@@ -24,9 +27,9 @@ class Limits:
     """Limits of a worker.
 
     Args:
-        timeout: seconds for one request.
+        timeout: seconds for one response.
         memory_mb: address space, in MiB; 0 for no limit.
-        recycle: requests after which a child is replaced, so that the libraries' caches do not fill memory.
+        recycle: calls after which a child is replaced, so that the libraries' caches do not fill memory.
         function: `path/to/file.py:name` of the user's own grader, "" for none.
     """
 
@@ -36,6 +39,60 @@ class Limits:
     function: str = ""
 
 
+class WorkerPool:
+    """Workers that share what is to be done.
+
+    Args:
+        workers: processes; each starts when it is first needed.
+        limits: of each of them.
+    """
+
+    def __init__(self, workers: int, limits: Limits) -> None:
+        self._pool = [Worker(limits) for _ in range(workers)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # a running worker before one not yet started
+        for worker in self._pool:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="srft-verify")
+        self._closed = threading.Event()
+
+    @property
+    def replaced(self) -> int:
+        """Workers killed at the deadline so far."""
+        return sum(worker.replaced for worker in self._pool)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the user's function takes many responses in one call; starts a worker.
+
+        Raises:
+            SrftError: it cannot be loaded.
+        """
+        worker = self._idle.get()
+        try:
+            worker.start()
+        finally:
+            self._idle.put(worker)
+        return worker.batched
+
+    def submit(self, requests: Sequence[Request], timeout: float) -> Future[list[Any] | None]:
+        """`Worker.call` in the first worker that is free."""
+        return self._threads.submit(self._call, requests, timeout)
+
+    def close(self) -> None:
+        """End the workers; what is not done yet becomes None or is cancelled."""
+        self._closed.set()
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().kill()
+
+    def _call(self, requests: Sequence[Request], timeout: float) -> list[Any] | None:
+        worker = self._idle.get()
+        try:
+            return None if self._closed.is_set() else worker.call(requests, timeout)
+        finally:
+            self._idle.put(worker)
+
+
 class Worker:
     """A process that forks a child to grade, so that replacing the child costs no imports.
 
@@ -43,60 +100,73 @@ class Worker:
 
     Attributes:
         replaced: children killed at the deadline so far.
+        batched: the user's function takes many responses in one call; known once the process runs.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.process: subprocess.Popen[bytes] | None = None
-        self.replaced = 0
+        self.replaced, self.batched = 0, False
         self._child, self._requests = 0, 0  # the child's process id, 0 for none; the requests so far
         self._unread = b""
 
-    def grade(self, request: Request) -> Grade | None:
-        """The grade of a request; None when the deadline passed, or the child died of the request.
+    def call(self, requests: Sequence[Request], timeout: float) -> list[Any] | None:
+        """What the process says of each response; None when the deadline passed, or the child died of the call.
+
+        Args:
+            timeout: seconds for all of them.
 
         Raises:
             SrftError: a worker does not start; the user's function cannot be loaded, or raised.
         """
         self._requests += 1
-        line = json.dumps({**vars(request), "id": self._requests}, default=str).encode() + b"\n"
+        message = {"id": self._requests, "timeout": timeout, "requests": [vars(request) for request in requests]}
+        line = json.dumps(message, default=str).encode() + b"\n"
         try:
             for _ in range(2):
                 self._send(line)
-                if (grade := self._reply()) is not None:
-                    return grade
+                if (results := self._reply(timeout)) is not None:
+                    return results
         except TimeoutError:
             self._replace()
         except (OSError, EOFError, ValueError):
             self.kill()
         return None
 
-    def _send(self, line: bytes) -> None:
+    def start(self) -> None:
+        """Start the process and its child where they do not run.
+
+        Raises:
+            SrftError: as `call`.
+        """
         if self.process is None or self.process.poll() is not None:
             self._start()
-        assert self.process is not None
-        assert self.process.stdin is not None
         if self._child == 0:
             self._child = self._ready()
+
+    def _send(self, line: bytes) -> None:
+        self.start()
+        assert self.process is not None
+        assert self.process.stdin is not None
         self.process.stdin.write(line)
         self.process.stdin.flush()
 
-    def _reply(self) -> Grade | None:
-        """The grade of the last request; None when a new child took over, which may not have received it."""
-        deadline = time.monotonic() + self.limits.timeout
+    def _reply(self, timeout: float) -> list[Any] | None:
+        """The reply to the last call; None when a new child took over, which may not have received it."""
+        deadline = time.monotonic() + timeout
         while True:
             message = self._message(deadline)
             if "id" not in message:
                 self._child = self._announced(message)
                 return None
             if message["id"] != self._requests:
-                continue  # sent twice, because a child died just before it read the request
+                continue  # sent twice, because a child died just before it read the call
             if message["last"]:
                 self._child = 0
             if "error" in message:
-                fix = "Correct the function; it must return a number for any response."
+                fix = "Correct the function; it must return a number, or None, for any response."
                 raise SrftError(message["error"], where=self.limits.function, fix=fix)
-            return Grade(Verdict(message["verdict"]), message["reward"])
+            return list(message["results"])
 
     def kill(self) -> None:
         """End the process and its child, at once."""
@@ -154,7 +224,8 @@ class Worker:
     def _announced(self, message: Mapping[str, Any]) -> int:
         if "failed" in message:
             self.kill()
-            raise SrftError(message["failed"], where=self.limits.function, fix="Correct the file; see docs/grading.md.")
+            raise SrftError(message["failed"], where=self.limits.function, fix="Correct the file; see docs/rewards.md.")
+        self.batched = message["batched"]
         return int(message["ready"])
 
     def _message(self, deadline: float) -> dict[str, Any]:

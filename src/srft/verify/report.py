@@ -106,7 +106,7 @@ def grade_cases(
     if grader not in COMMAND_LINE:
         raise SrftError(f"no grader '{grader}'", where="--grader", fix=did_you_mean(grader, COMMAND_LINE))
     items = [(Problem("", case.gold, grader=grader), as_response(case.candidate, grader)) for case in cases]
-    with Verifier(workers, timeout, function=function) as verifier:
+    with Verifier(workers, timeout, rewards={function: 1.0} if function else None) as verifier:
         return [GradedCase(*pair) for pair in zip(cases, verifier.grade(items), strict=True)]
 
 

@@ -1,41 +1,45 @@
-"""The verifier: grades responses in worker processes, which are killed at a deadline."""
+"""The verifier: scores responses by graders in worker processes, which are killed at a deadline, and by a user's
+functions."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import queue
-import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from srft.data.problem import Problem
-from srft.errors import SrftError, did_you_mean
-from srft.verify.function import check_function
-from srft.verify.grade import TIMEOUT, Grade, Request, Verdict
-from srft.verify.graders import GRADERS
-from srft.verify.pool import Limits, Worker
+from srft.errors import SrftError
+from srft.verify.grade import Grade, Request, Verdict
+from srft.verify.grading import GraderPool, Items, needs_answer
+from srft.verify.pool import Limits
+from srft.verify.rewards import CallableReward, FileReward, Reward, Score
+from srft.verify.settings import GRADER, VerifySettings
 
-LONGEST_RESPONSE = 200_000  # characters of a response that are read, from its end
+ROUNDING = 1e-9  # of a weighted sum
 
 
 class Verifier:
-    """Grades responses; use it as a context manager, or call `close`.
+    """Scores responses; use it as a context manager, or call `close`.
 
     Args:
-        workers: processes; as many as cores if left out, at most 8. Each starts when a response first needs it.
+        workers: processes for each reward; as many as cores if left out, at most 8. Each starts when first needed.
         timeout: seconds for one response, after which its worker is killed and replaced.
         memory_mb: address space of a worker, in MiB; 0 for no limit.
-        recycle: responses after which a worker is replaced.
-        function: `path/to/file.py:name`, a user's own grader for every problem, in place of `Problem.grader`.
+        recycle: calls after which a worker is replaced.
+        rewards: the weight of each reward: "grader" (the one that a problem names), `path/to/file.py:name` and Python
+            functions; the grader alone if left out.
+        function_timeout: seconds for one call of a function with many responses.
+        right_at: the reward from which a response is right; if left out the grader's verdict, of functions alone 1.
+        extract: which answer a grader reads: the "boxed" one alone, or failing that the "last" one stated.
 
     Attributes:
         counts: verdicts so far.
 
     Raises:
-        SrftError: `function` is malformed or its file does not exist.
+        SrftError: a function is malformed, its file does not exist, or two have one name.
     """
 
     def __init__(
@@ -44,20 +48,45 @@ class Verifier:
         timeout: float = 5.0,
         memory_mb: int = 4096,
         recycle: int = 2000,
-        function: str | None = None,
+        *,
+        rewards: Mapping[str | Callable[..., Any], float] | None = None,
+        function_timeout: float = 60.0,
+        right_at: float | None = None,
+        extract: str = "boxed",
     ) -> None:
-        if function:
-            check_function(function)
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self.timeout, self.memory_mb, self.function = timeout, memory_mb, function
+        self.timeout, self.memory_mb, self.right_at, self.extract = timeout, memory_mb, right_at, extract
         self.counts: Counter[Verdict] = Counter()
-        limits = Limits(timeout, memory_mb, recycle, function or "")
-        self._pool = [Worker(limits) for _ in range(self.workers)]
-        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # a running worker before one not yet started
-        for worker in self._pool:
-            self._idle.put(worker)
-        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="srft-verify")
-        self._closed = threading.Event()
+        weights = dict(rewards or {GRADER: 1.0})
+        self.grader_weight = weights.pop(GRADER, None)
+        self.functions: list[tuple[Reward, float]] = []
+        for function, weight in weights.items():
+            if isinstance(function, str):
+                limits = Limits(timeout, memory_mb, recycle, function)
+                self.functions.append((FileReward(function, self.workers, limits, function_timeout), weight))
+            else:
+                self.functions.append((CallableReward(function, function_timeout), weight))
+        names = [reward.name for reward, _ in self.functions] + [GRADER]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise SrftError(f"two rewards are called '{twice[0]}'", where="verify.rewards", fix="Rename one of them.")
+        self._graders = GraderPool(self.workers, Limits(timeout, memory_mb, recycle))
+        self._threads = ThreadPoolExecutor(max(len(self.functions), 1), thread_name_prefix="srft-rewards")
+
+    @classmethod
+    def of(cls, settings: VerifySettings, functions: Mapping[str, Callable[..., Any]] = {}) -> Verifier:
+        """The verifier of a recipe.
+
+        Args:
+            functions: Python functions by their names among the settings' rewards.
+        """
+        return cls(
+            settings.workers,
+            settings.timeout,
+            rewards={functions.get(name, name): weight for name, weight in settings.weights.items()},
+            function_timeout=settings.function_timeout,
+            right_at=settings.right_at,
+            extract=settings.extract,
+        )
 
     def __enter__(self) -> Verifier:
         return self
@@ -67,110 +96,99 @@ class Verifier:
 
     @property
     def replaced(self) -> int:
-        """Workers killed at the deadline so far."""
-        return sum(worker.replaced for worker in self._pool)
+        """Workers of graders killed at the deadline so far."""
+        return self._graders.replaced
 
     def close(self) -> None:
         """End the workers; what is not graded yet becomes TIMEOUT or is cancelled."""
-        self._closed.set()
+        self._graders.close()
+        for reward, _ in self.functions:
+            reward.close()
         self._threads.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().kill()
 
-    def grade(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
-        """The grades of (problem, response) pairs, in order.
+    def grade(self, items: Items) -> list[Grade]:
+        """The grades of (problem, response) pairs, in order: of the grader, or the weighted sum of the rewards.
 
         Args:
             items: a response is its whole text, with the `<think>` that its prompt opened, if it did.
 
         Raises:
-            SrftError: a problem names an unknown grader, or one whose dependency is missing; a worker does not start;
-                the user's function cannot be loaded, or raised. No response makes another grader raise.
+            SrftError: a problem names an unknown grader, or one whose dependency is missing; a worker does not start; a
+                function cannot be loaded, raised or hangs. No response makes a grader raise.
         """
-        futures = self._submit(items)
-        try:
-            return self._counted(future.result() for future in futures)
-        finally:
-            for future in futures:
-                future.cancel()
+        return self._counted(self._grades(items))
 
-    async def grade_async(self, items: Sequence[tuple[Problem, str]]) -> list[Grade]:
+    async def grade_async(self, items: Items) -> list[Grade]:
         """`grade` for asyncio; concurrent calls share the workers."""
-        return self._counted(await asyncio.gather(*map(asyncio.wrap_future, self._submit(items))))
+        return self._counted(await asyncio.to_thread(self._grades, items))
+
+    def accuracy(self, items: Items, extract: str) -> list[Grade]:
+        """`grade` for an evaluation: where a grader is summed with functions, its grades alone.
+
+        Args:
+            extract: in place of the verifier's own.
+        """
+        mixed = self.grader_weight is not None and self.functions
+        return self._counted(self._graders.grade(items, extract) if mixed else self._grades(items, extract))
 
     def self_check(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems whose own gold answer is not graded RIGHT.
-
-        A user's function may expect any form of answer; it is only called once, so that a broken one stops the run
-        early, and no problem is returned.
+        """The problems whose own gold answer the grader does not find RIGHT; none where functions alone score.
 
         Raises:
             SrftError: as `grade`.
         """
-        if self.function:
-            self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems[:1]])
+        if self.grader_weight is None:
             return []
-        problems = [p for p in problems if p.grader not in GRADERS or GRADERS[p.grader].uses_answer]
-        grades = self.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems])
+        problems = [p for p in problems if needs_answer(p)]
+        grades = self._graders.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems], "boxed")
         return [p for p, grade in zip(problems, grades, strict=True) if grade.verdict is not Verdict.RIGHT]
 
-    def _submit(self, items: Sequence[tuple[Problem, str]]) -> list[Future[Grade]]:
-        if not self.function:
-            for name in {problem.grader for problem, _ in items}:
-                check_grader(name)
-        return [self._future(self._request(problem, response)) for problem, response in items]
+    def check_functions(self, items: Items) -> None:
+        """Call each function once, so that a broken one stops the run before it starts.
 
-    def _request(self, problem: Problem, response: str) -> Request:
-        if self.function:
-            metadata = dict(problem.metadata)
-            return Request(problem.grader, problem.answer, response, problem.prompt, problem.source, metadata)
-        metadata = dict(problem.metadata) if GRADERS[problem.grader].uses_metadata else {}
-        return Request(problem.grader, problem.answer, _end_of(response), metadata=metadata)
+        Raises:
+            SrftError: as `grade`.
+        """
+        requests = [_request(problem, text) for problem, text in items]
+        for reward, _ in self.functions:
+            reward.scores(requests)
 
-    def _future(self, request: Request) -> Future[Grade]:
-        grade = None if self.function else _in_this_process(request)
-        if grade is None:
-            return self._threads.submit(self._in_a_worker, request)
-        done: Future[Grade] = Future()
-        done.set_result(grade)
-        return done
+    def _grades(self, items: Items, extract: str | None = None) -> list[Grade]:
+        if not items:
+            return []
+        requests = [_request(problem, text) for problem, text in items] if self.functions else []
+        running = [self._threads.submit(reward.scores, requests) for reward, _ in self.functions]
+        graded: Sequence[Grade | None] = [None] * len(items)
+        if self.grader_weight is not None:
+            graded = self._graders.grade(items, extract or self.extract)
+        scores = [future.result() for future in running]
+        return [self._sum(graded[i], [of_function[i] for of_function in scores]) for i in range(len(items))]
 
-    def _counted(self, grades: Iterable[Grade]) -> list[Grade]:
-        given = list(grades)
-        self.counts.update(grade.verdict for grade in given)
-        return given
+    def _sum(self, graded: Grade | None, scores: Sequence[Score]) -> Grade:
+        """The weighted sum of what the grader and the functions gave for a response, and its verdict."""
+        given = {reward.name: score.value for (reward, _), score in zip(self.functions, scores, strict=True)}
+        weights = {reward.name: weight for reward, weight in self.functions}
+        if graded is not None:
+            given, weights = {GRADER: graded.reward, **given}, {GRADER: self.grader_weight or 0.0, **weights}
+        total = sum(weights[name] * value for name, value in given.items() if value is not None)
+        right_at = 1.0 if self.right_at is None else self.right_at
+        if any(score.timed_out for score in scores) or (graded and graded.verdict is Verdict.TIMEOUT):
+            verdict = Verdict.TIMEOUT
+        elif graded and self.right_at is None:
+            verdict = graded.verdict
+        elif all(value is None for value in given.values()):
+            verdict = Verdict.UNPARSABLE
+        elif total >= right_at - ROUNDING:
+            verdict = Verdict.RIGHT
+        else:
+            verdict = graded.verdict if graded and graded.verdict is Verdict.UNPARSABLE else Verdict.WRONG
+        return Grade(verdict, total, graded.details if graded else {}, given if self.functions else {})
 
-    def _in_a_worker(self, request: Request) -> Grade:
-        worker = self._idle.get()
-        try:
-            grade = None if self._closed.is_set() else worker.grade(request)
-        finally:
-            self._idle.put(worker)
-        return TIMEOUT if grade is None else grade
-
-
-def _in_this_process(request: Request) -> Grade | None:
-    """The grade of a response that needs no worker; None for any other."""
-    grader = GRADERS[request.grader]
-    if not grader.isolated:
-        return grader.grade(request)
-    return grader.shortcut(request) if grader.shortcut else None
-
-
-def check_grader(name: str) -> None:
-    """Return nothing when there is a grader of that name and what it needs is installed.
-
-    Raises:
-        SrftError: there is none, or its optional dependency is missing.
-    """
-    if name not in GRADERS:
-        raise SrftError(f"unknown grader '{name}'", where="problem.grader", fix=did_you_mean(name, GRADERS))
-    extra = GRADERS[name].extra
-    if extra and importlib.util.find_spec(extra.replace("-", "_")) is None:
-        raise SrftError(f"{extra} is not installed", where=f"grader '{name}'", fix=f"pip install 'srft[{extra}]'")
+    def _counted(self, grades: list[Grade]) -> list[Grade]:
+        self.counts.update(grade.verdict for grade in grades)
+        return grades
 
 
-def _end_of(response: str) -> str:
-    """The end of a long response, which still begins with <think> if its thought never ended."""
-    unfinished = "<think>" in response and "</think>" not in response
-    return ("<think>" if unfinished and len(response) > LONGEST_RESPONSE else "") + response[-LONGEST_RESPONSE:]
+def _request(problem: Problem, response: str) -> Request:
+    """For a user's function, which gets all there is."""
+    return Request(problem.grader, problem.answer, response, problem.prompt, problem.source, dict(problem.metadata))

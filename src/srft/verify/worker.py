@@ -1,13 +1,15 @@
-"""The worker process, `python -m srft.verify.worker LIMITS`: reads requests and writes replies as JSON lines.
+"""The worker process, `python -m srft.verify.worker LIMITS`: reads calls and writes replies as JSON lines.
 
 It imports the libraries once and forks a child that grades; when the child dies or is recycled, it forks another. The
 parent process enforces the deadline, by killing the child; the child's own alarm only ends an orphan.
 """
 
 # The protocol, one JSON object a line.
-#   request: the fields of grade.Request and `id`.
-#   reply:   `id`, `last` (the child is recycled now), and `verdict` and `reward`, or `error` of the user's function.
-#   a fresh child first writes `ready` (its process id), or `failed` (why the user's function cannot be loaded).
+#   call:  `id`, `timeout` in seconds, and `requests`, the fields of grade.Request each.
+#   reply: `id`, `last` (the child is recycled now), and `results`: a grader's verdict and reward, or what the user's
+#          function gave, for each request; or `error` of that function.
+#   a fresh child first writes `ready` (its process id) and `batched` (the user's function takes many requests in one
+#   call), or `failed` (why that function cannot be loaded).
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from srft.verify.function import describe, load_function
-from srft.verify.grade import TIMEOUT, UNPARSABLE, Request
-from srft.verify.graders import GRADERS, GradeFunction
+from srft.verify.function import RewardFunction, describe, load_function
+from srft.verify.grade import TIMEOUT, UNPARSABLE, Grade, Request
+from srft.verify.graders import GRADERS
 from srft.verify.math import grade_math
 from srft.verify.pool import Limits
 
@@ -29,20 +31,28 @@ DONE = 7  # exit code of a child after which no other is forked
 ORPHAN = 30  # seconds past the deadline after which a child ends by itself
 
 
-def reply(request: Request, function: GradeFunction | None = None) -> dict[str, Any]:
-    """The reply's verdict and reward. What a response makes a library raise is UNPARSABLE, or TIMEOUT when memory ran
-    out; what the user's function raises is returned as `error`."""
+def reply(requests: Sequence[Request], function: RewardFunction | None = None) -> dict[str, Any]:
+    """The reply's results; what the user's function raises is returned as `error`."""
+    if function is None:
+        return {"results": [asdict(_graded(request)) for request in requests]}
     try:
-        grade = function(request) if function is not None else GRADERS[request.grader].grade(request)
+        return {"results": function.call(requests)}
     except Exception as error:
-        if function is not None:
-            return {"error": describe(error)}
-        grade = TIMEOUT if isinstance(error, MemoryError) else UNPARSABLE
-    return asdict(grade)
+        return {"error": describe(error)}
+
+
+def _graded(request: Request) -> Grade:
+    """What a response makes a library raise is UNPARSABLE, or TIMEOUT when memory ran out."""
+    try:
+        return GRADERS[request.grader].grade(request)
+    except MemoryError:
+        return TIMEOUT
+    except Exception:
+        return UNPARSABLE
 
 
 def serve(limits: Mapping[str, Any], replies: TextIO) -> None:
-    """Reply to requests until the pipe closes, which ends the process, or until the child is to be recycled.
+    """Reply to calls until the pipe closes, which ends the process, or until the child is to be recycled.
 
     Args:
         limits: the fields of `pool.Limits`.
@@ -60,26 +70,29 @@ def serve(limits: Mapping[str, Any], replies: TextIO) -> None:
 
         size = limits["memory_mb"] * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    print(json.dumps({"ready": os.getpid()}), file=replies, flush=True)
+    batched = function is not None and function.batched
+    print(json.dumps({"ready": os.getpid(), "batched": batched}), file=replies, flush=True)
     for count, line in enumerate(_lines(), 1):
-        signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + ORPHAN)
-        fields = json.loads(line)
-        number = fields.pop("id")
-        graded = reply(Request(**fields), function)
+        call = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, call["timeout"] + ORPHAN)
+        answer = reply([Request(**fields) for fields in call["requests"]], function)
         signal.setitimer(signal.ITIMER_REAL, 0)
         last = count == limits["recycle"]
-        print(json.dumps({"id": number, "last": last, **graded}), file=replies, flush=True)
+        print(json.dumps({"id": call["id"], "last": last, **answer}), file=replies, flush=True)
         if last:
             return
     os._exit(DONE)
 
 
 def _lines() -> Iterator[bytes]:
-    """The requests, as lines. One comes twice when the child before this one died before it read it."""
-    unread = b""
+    """The calls, as lines. One comes twice when the child before this one died before it read it."""
+    unread: list[bytes] = []
     while part := os.read(0, 1 << 20):
-        *lines, unread = (unread + part).split(b"\n")
-        yield from lines
+        *lines, rest = part.split(b"\n")
+        for line in lines:
+            yield b"".join([*unread, line])
+            unread.clear()
+        unread.append(rest)
 
 
 def warm_up() -> None:

@@ -33,7 +33,7 @@ def make_stage(
     """The loop of a stage, on the samples that the stage selects first where its recipe asks for them."""
     recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
     sampler = VerlSampler(policy.cluster, stop_token_ids(plan.tokenizer, policy))
-    collector = Collector(sampler, verifier.grade, plan.tokenizer, training.seed, plan.prompting)
+    collector = Collector(sampler, verifier.grade, plan.tokenizer, training.seed, plan.prompting, verifier.accuracy)
     plan = with_selection(plan, None, collector, accelerator, run_dir.selection(span.stage), span.stage)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)  # for its learning rate alone
     updater = VerlUpdater(

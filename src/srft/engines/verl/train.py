@@ -55,8 +55,7 @@ def train(
     accelerator = Accelerator(cpu=True, log_with=list(recipe.logging.trackers) or None, project_dir=str(run_dir.path))
     state = load_state(run_dir.checkpoint) if resume else None
     set_seed(recipe.training.seed)
-    verify = recipe.verify
-    with Verifier(verify.workers, verify.timeout, function=verify.function) as verifier:
+    with Verifier.of(recipe.verify) as verifier:
         plans = [make_plan(part, verifier) for part in recipe.parts]
         configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
         open_run(run_dir, recipe, state, accelerator)

@@ -44,6 +44,7 @@ class SequenceBatcher(Batcher):
         table = Responses(
             reward=torch.tensor([r.reward for r in responses], dtype=torch.float32),
             group=torch.tensor([r.group_id for r in responses], dtype=torch.long),
+            right=torch.tensor([r.is_correct for r in responses], dtype=torch.bool),
             is_demo=torch.tensor([r.is_demo for r in responses], dtype=torch.bool),
             length=torch.tensor([len(r.token_ids) for r in responses], dtype=torch.long),
             limit=self.max_response_length,

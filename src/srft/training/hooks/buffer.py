@@ -56,8 +56,9 @@ class Buffer(Hook):
         accelerator = self.context.accelerator
         rank, ranks = accelerator.process_index, accelerator.num_processes
         solved = {r.group_id for r in collected.rollouts if r.is_correct}
+        failing = {r.group_id for r in collected.rollouts} - solved
         taught = [g for g in collected.groups if g.prompt.demonstrations]
-        failed = [(g.group_id, self._index[id(g.prompt)]) for g in taught if g.group_id not in solved]
+        failed = [(g.group_id, self._index[id(g.prompt)]) for g in taught if g.group_id in failing]
         self.waiting = [index for _, index in sorted(gather(accelerator, failed))] + self.waiting
         if len(self.waiting) < self.size:
             return {SIZE: len(self.waiting)}

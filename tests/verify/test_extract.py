@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from srft.evaluation.extract import boxed, last_answer
+from srft.verify.extract import boxed, last_answer
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Whether the answers that a run learns from and is measured by can be graded: told, or refused, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from srft.data.problem import Problem
+from srft.data.tokenize import Prompt
+from srft.errors import SrftError, did_you_mean
+from srft.evaluation.task import EvaluationTask
+from srft.recipe.schema import Recipe
+from srft.verify.check import check_answers, check_demonstrations, spread, unasked_box
+from srft.verify.grading import needs_answer
+from srft.verify.verifier import Verifier
+
+
+def with_graders(problems: list[Problem], recipe: Recipe) -> list[Problem]:
+    """The problems, each with the grader that the recipe names for it.
+
+    Raises:
+        SrftError: it names a grader for a source that neither data nor evaluations have.
+    """
+    verify, evaluation = recipe.verify, recipe.evaluation
+    if isinstance(verify.grader, dict):
+        benchmarks = {name.partition(":")[0] for name in evaluation.benchmarks}
+        names = {p.source for p in problems if p.source} | set(evaluation.sets) | benchmarks
+        if unknown := [name for name in verify.grader if name not in names]:
+            raise SrftError(
+                f"neither a `data_source` of the data nor an evaluation is called '{unknown[0]}'",
+                where="verify.grader",
+                fix=did_you_mean(unknown[0], names),
+            )
+    return [replace(p, grader=verify.grader_of(p.source, p.grader)) for p in problems]
+
+
+def with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifier) -> list[Problem]:
+    """The problems without those whose answer does not grade as equal to itself, where the grader's rewards count.
+
+    Raises:
+        SrftError: there are such, and the recipe does not drop them.
+    """
+    if not _rewards_count(recipe) or verifier.grader_weight is None:
+        return problems
+    bad = [p for p in problems if not p.answer and needs_answer(p)]
+    bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
+    if not bad:
+        return problems
+    if recipe.data.bad_answers == "error":
+        listed = ", ".join(f"{p.where}: {p.answer!r}" for p in bad[:5])
+        raise SrftError(
+            f"{len(bad)} answers do not grade as equal to themselves: {listed}",
+            where=f"data.path: {recipe.data.origin}",
+            fix="Correct those answers, leave them out with data.bad_answers: drop, or score by what needs none: "
+            "verify.grader: format, or verify.function.",
+        )
+    places = {id(p) for p in bad}
+    return [p for p in problems if id(p) not in places]
+
+
+def run_checks(
+    recipe: Recipe,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    evaluations: Sequence[EvaluationTask],
+    verifier: Verifier,
+) -> list[str]:
+    """How demonstrations and the evaluations' answers grade, a line each; each reward function is called once.
+
+    Raises:
+        SrftError: rewards count and no demonstration is right; a set has no answers; a function fails.
+    """
+    most, where = recipe.verify.check_answers, f"data.path: {recipe.data.origin}"
+    items = [
+        (p.problem, p.opening + tokenizer.decode(p.demonstrations[0].token_ids, skip_special_tokens=True))
+        for p in spread([p for p in prompts if p.demonstrations], most)
+    ]
+    if _rewards_count(recipe) or evaluations:
+        verifier.check_functions(items[:2] or [(p.problem, p.opening) for p in prompts[:2]])
+    must = _rewards_count(recipe) and recipe.reads_demonstrations
+    instruction = tokenizer.decode(prompts[0].token_ids)
+    demonstrations = check_demonstrations(verifier, items, instruction, where, must)
+    lines = [demonstrations.line] if demonstrations else []
+    shown = demonstrations is None and any(p.demonstrations for p in prompts)
+    if _rewards_count(recipe) and not shown and (demonstrations is None or demonstrations.is_poor):
+        lines.append(unasked_box(verifier, [p.problem for p in prompts], instruction))
+    for task in evaluations:
+        check = (
+            None if task.grader == "ifeval" else check_answers(verifier, task.name, task.problems, task.extract, most)
+        )
+        lines += [check.line] if check else []
+    return [line for line in lines if line]
+
+
+def _rewards_count(recipe: Recipe) -> bool:
+    """Whether rewards play a part in what is trained."""
+    return "rollouts" in recipe.needs or recipe.data.selection is not None
