@@ -35,7 +35,7 @@ def test_version() -> None:
 def test_help_names_every_command_and_completion() -> None:
     output = CliRunner().invoke(app, ["--help"]).output
     names = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert len(names) == 12
+    assert len(names) == 13
     for name in (*names, "--version", "--install-completion", "--show-completion"):
         assert name.replace("_", "-") in output
 

@@ -143,6 +143,19 @@ def test_adapters_are_handed_over_by_themselves(served: Served, tokenizer: Any, 
             chosen.resolve(MODEL.model_copy(update={"lora": LoraSettings(rank=513)}))
 
 
+def test_adapters_are_served_by_what_they_stand_on(served: Served, tokenizer: Any, tmp_path: Path) -> None:
+    """With the config that they were trained with."""
+    pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
+    changed = MODEL.model_copy(update={"lora": LoraSettings(rank=2), "config": {"rope_theta": 5.0}})
+    Policy(load_model(changed)).save(tmp_path / "adapters", tokenizer)
+    adapters = ModelSettings(path=str(tmp_path / "adapters"))
+    with serve(served) as url:
+        with pytest.raises(SrftError, match=r"--hf-overrides '\{.*5\.0"):
+            settings([url], tmp_path).resolve(adapters)
+        served.config["hf_overrides"] = {"rope_parameters": load_model(adapters).config.rope_parameters}
+        assert settings([url], tmp_path).resolve(adapters) == "server"
+
+
 def test_what_is_wrong_with_a_server_is_said_first(served: Served, tmp_path: Path) -> None:
     def refused(match: str, model: ModelSettings = MODEL, **options: Any) -> None:
         with pytest.raises(SrftError, match=match):

@@ -11,6 +11,7 @@ import typer
 from srft.cli.app import Command, Group
 from srft.cli.doctor import doctor
 from srft.cli.evaluate import EvalCommand, alignment_tax, contamination, evaluate, judge
+from srft.cli.export import export
 from srft.cli.grade import grade
 from srft.cli.plan import plan
 from srft.cli.recipes import benchmarks, methods, recipes
@@ -33,6 +34,7 @@ app.command(cls=Command, short_help="List the methods, show one with its options
 app.command(cls=Command, short_help="List the benchmarks")(benchmarks)
 app.command(cls=Command, short_help="What works on this machine, and what would not")(doctor)
 app.command(cls=Command, short_help="Select demonstrations or pairs from a run's rollouts")(select)
+app.command(cls=Command, short_help="Write a run's model as a folder that loads anywhere")(export)
 app.command("eval", cls=EvalCommand, short_help="Evaluate a model by the papers' protocols")(evaluate)
 app.command(cls=Command, short_help="Search training prompts for benchmark problems")(contamination)
 app.command(cls=Command, short_help="Score general abilities, to see what training cost")(alignment_tax)

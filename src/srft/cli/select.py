@@ -16,7 +16,7 @@ def select(
     keep: Annotated[str, typer.Option(help="correct, noise, entropy, rbf, noise+rbf or pairs.")] = "correct",
     top: Annotated[float, typer.Option(help="Share of a prompt's right samples kept by entropy or rbf.")] = 0.5,
     noise: Annotated[float, typer.Option(help="Share of wrong samples in what is kept.")] = 0.05,
-    model: Annotated[str | None, typer.Option(help="Scores entropy and rbf; else the newest checkpoint.")] = None,
+    model: Annotated[str | None, typer.Option(help="Scores entropy and rbf; else the run's best or newest.")] = None,
     seed: Annotated[int, typer.Option(help="Of the wrong samples' draw.")] = 0,
 ) -> None:
     """Select demonstrations, or preference pairs, from a run's own rollouts: `srft select runs/x --out mine.jsonl`."""

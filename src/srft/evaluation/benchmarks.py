@@ -15,6 +15,8 @@ from srft.errors import SrftError, did_you_mean
 from srft.evaluation import rows as read
 from srft.evaluation.rows import Question, Row
 
+Measure = Literal["answers", "loss", "both"]  # of a set of the user's own
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -122,6 +124,7 @@ class Choice:
         path: the file, or whatever else `load_problems` reads.
         samples: of each problem; None leaves it to the protocol.
         split, options, columns: of what `path` names, as `load_problems` takes them.
+        measure: see `EvaluationSet`; None: as the caller's default is.
     """
 
     name: str
@@ -131,6 +134,7 @@ class Choice:
     split: str = "test"
     options: Mapping[str, Any] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
+    measure: Measure | None = None
 
     @property
     def benchmark(self) -> Benchmark | None:

@@ -61,7 +61,7 @@ def _paper(table: str, row: str, results: Mapping[str, Any]) -> dict[str, Any]:
         cells = {
             benchmark: {"score": theirs[benchmark], "difference": 100 * ours["avg"] - theirs[benchmark]}
             for benchmark, ours in results["benchmarks"].items()
-            if theirs.get(benchmark) is not None
+            if theirs.get(benchmark) is not None and "avg" in ours
         }
         if cells and row in ("", method):
             rows[method] = cells

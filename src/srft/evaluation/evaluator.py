@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from srft.evaluation import ifeval
-from srft.evaluation.metrics import score
+from srft.evaluation.metrics import held_out_loss, score
 from srft.evaluation.progress import Progress
 from srft.evaluation.records import Record, RecordFile, open_folder
 from srft.evaluation.task import EvaluationTask
-from srft.evaluation.token_statistics import measure
+from srft.evaluation.token_statistics import measure, summed_loss
 from srft.policy.forward import Policy
-from srft.processes import first
+from srft.processes import first, gather
 from srft.rollout.collector import Collector
 from srft.rollout.response import Group, Response
 from srft.verify.answer import answer_of
@@ -38,6 +38,7 @@ class Evaluator:
             another word would change every number at a given seed.
         policy: measures entropy, branching factor and log-probs of the responses; None leaves them out.
         pad_token_id: fills batches.
+        scorer: measures the loss of held-out demonstrations; needed where a task has some.
         max_batch: responses that are sampled, and reach the disk, together; None for all of a task at once.
     """
 
@@ -50,10 +51,11 @@ class Evaluator:
         seed_purpose: str,
         policy: Policy | None,
         pad_token_id: int,
+        scorer: Policy | None = None,
         max_batch: int | None = None,
     ) -> None:
         self.tasks, self.collector, self.accelerator = tasks, collector, accelerator
-        self.seed_purpose, self.policy = seed_purpose, policy
+        self.seed_purpose, self.policy, self.scorer = seed_purpose, policy, scorer
         self.pad_token_id, self.max_batch = pad_token_id, max_batch
 
     def run(
@@ -79,7 +81,18 @@ class Evaluator:
                     _file(folder, task).append(records, rank)
                     shown.advance(len(batch), sum(r["tokens"] for r in records), time.perf_counter() - began)
         self.accelerator.wait_for_everyone()
-        return read_scores(self.tasks, folder, self.accelerator, self.collector.seed)
+        scores = read_scores(self.tasks, folder, self.accelerator, self.collector.seed)
+        return {task.name: scores[task.name] | self._held_out_loss(task) for task in self.tasks}
+
+    def _held_out_loss(self, task: EvaluationTask) -> dict[str, Any]:
+        """NLL and perplexity of the task's demonstrations, over all processes; nothing where none are scored."""
+        if not task.held_out:
+            return {}
+        assert self.scorer is not None
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        with self.accelerator.autocast():
+            mine = summed_loss(self.scorer, task.held_out[rank::ranks], self.pad_token_id)
+        return held_out_loss(gather(self.accelerator, [mine]))
 
     def _batches(self, groups: Sequence[Group], n: int) -> Iterator[Sequence[Group]]:
         if self.max_batch is None:
@@ -135,7 +148,9 @@ def read_scores(tasks: Sequence[EvaluationTask], folder: Path, accelerator: Acce
     scores: Scores = {}
 
     def compute() -> None:
-        scores.update({task.name: score(_file(folder, task).merge(), seed) for task in tasks})
+        for task in tasks:
+            sampled = score(_file(folder, task).merge(), seed) if task.groups else {"problems": len(task.problems)}
+            scores[task.name] = sampled
 
     first(accelerator, compute)
     (shared,) = broadcast_object_list([scores])

@@ -12,6 +12,7 @@ from typing import Any
 
 from srft.evaluation.estimators import Interval, bootstrap, maj_at_k, pass_at_k
 from srft.evaluation.records import Record
+from srft.evaluation.token_statistics import SummedLoss
 from srft.verify.answer import plain_number
 
 _LETTER = re.compile(r"(?:\\\w+\{|[^A-Za-z\\])*([A-Za-z])(?![A-Za-z])")
@@ -106,8 +107,7 @@ def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[in
         ks: for pass@k and maj@k; the powers of two up to n, and n, if left out.
     """
     responses = GradedResponses(groups, seed)
-    n = responses.n
-    ks = sorted({*ks} or {1 << i for i in range(n.bit_length()) if 1 << i <= n} | {n})
+    ks = sorted(ks) or _ks(responses.n)
     values: dict[str, Any] = {}
     for name, metric in _METRICS.items():
         if name.endswith("@k"):
@@ -115,6 +115,30 @@ def score(groups: Mapping[int, Sequence[Record]], seed: int = 0, ks: Sequence[in
         else:
             values[name] = metric.function(responses)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _ks(n: int) -> list[int]:
+    """The powers of two up to n, and n."""
+    return sorted({1 << i for i in range(n.bit_length())} | {n})
+
+
+def held_out_loss(parts: Sequence[SummedLoss]) -> dict[str, Any]:
+    """The metrics of held-out demonstrations, from what each process has summed over its share of them."""
+    nll = sum(part.nll for part in parts) / sum(part.tokens for part in parts)
+    count = sum(part.demonstrations for part in parts)
+    return {"demonstrations": count, "demo_nll": nll, "demo_perplexity": exp(min(nll, 700.0))}
+
+
+def metric_names(n: int, *, sampled: bool = True, held_out: bool = False) -> list[str]:
+    """The names of a benchmark's metrics that are one number.
+
+    Args:
+        n: samples of each problem.
+        sampled, held_out: which kinds are measured.
+    """
+    names = [f"{name[:-1]}{k}" for name in _METRICS if name.endswith("@k") for k in _ks(n)]
+    names += [name for name in _METRICS if not name.endswith(("@k", "_ci")) and name != "unsolved"]
+    return (names if sampled else []) + (["demo_nll", "demo_perplexity"] if held_out else [])
 
 
 def unsolved(groups: Mapping[int, Sequence[Record]], k: int) -> set[int]:

@@ -65,7 +65,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
     """The scores, what the responses are like, then one table a comparison."""
-    benchmarks: Mapping[str, Any] = results["benchmarks"]
+    benchmarks = {name: b for name, b in results["benchmarks"].items() if "samples" in b}
+    losses = {name: b for name, b in results["benchmarks"].items() if "demo_nll" in b}
     all_tables = [
         Table(
             f"{results['settings']['model']}, protocol {results['settings']['protocol']['name']}",
@@ -78,6 +79,11 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
             [_responses(name, b) for name, b in benchmarks.items()],
         ),
     ]
+    if not benchmarks:
+        all_tables.clear()
+    if losses:
+        head = ["set", "demonstrations", "nats a token", "perplexity"]
+        all_tables.append(Table("loss of demonstrations", head, [_loss(name, b) for name, b in losses.items()]))
     for comparison in results.get("against", []):
         names = [n for n in benchmarks if any(n in cells for cells in comparison["rows"].values())]
         body: list[Cells] = [
@@ -129,6 +135,10 @@ def _responses(name: str, b: Mapping[str, Any]) -> Cells:
     ]  # fmt: skip
 
 
+def _loss(name: str, b: Mapping[str, Any]) -> Cells:
+    return [name, str(b["demonstrations"]), f"{b['demo_nll']:.4f}", f"{b['demo_perplexity']:.3f}"]
+
+
 def _percent(value: float, interval: Sequence[float]) -> str:
     return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
@@ -178,4 +188,8 @@ def _plain(b: Mapping[str, Any]) -> dict[str, Any]:
             plain |= {f"{key}_low": value[0], f"{key}_high": value[1]}
         elif isinstance(value, int | float):
             plain[key] = value
-    return plain | {"unsolved": len(b["unsolved"]), "source": b["source"]["place"], "sha256": b["source"]["sha256"]}
+    return plain | {
+        "unsolved": len(b.get("unsolved", ())),
+        "source": b["source"]["place"],
+        "sha256": b["source"]["sha256"],
+    }

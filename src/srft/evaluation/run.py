@@ -26,6 +26,7 @@ from srft.evaluation.task import EvaluationTask, check_window, choose_tasks, mak
 from srft.policy.forward import Policy
 from srft.policy.load import load_config, load_model, load_tokenizer, pad_token_id
 from srft.policy.placement import for_inference, pick_precision
+from srft.policy.saved import model_name
 from srft.processes import first
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
@@ -61,8 +62,7 @@ def evaluate(
     accelerator = _accelerator()
     engine, main = recipe.resolve(recipe.model), accelerator.is_main_process
     comparisons = compare.check_against(against)
-    name = Path(recipe.model.path.replace(":", "-")).name
-    folder = out or Path("runs") / f"eval-{name}-{recipe.protocol}"
+    folder = out or Path("runs") / f"eval-{model_name(recipe.model.path)}-{recipe.protocol}"
     config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, recipe.model.path)
     with Verifier.of(recipe.verify) as verifier:
@@ -73,7 +73,7 @@ def evaluate(
         first(accelerator, lambda: facts.update(_facts(tasks, verifier, training_data)))
         settings = _settings(recipe, engine, accelerator.device, getattr(config, "_commit_hash", None))
         missing = missing_groups(tasks, folder, accelerator, settings)
-        if any(missing.values()):
+        if any(missing.values()) or any(task.held_out for task in tasks):
             progress = Progress(console if main else None, accelerator.num_processes)
             evaluator = _evaluator(recipe, engine, tasks, tokenizer, verifier, accelerator)
             try:
@@ -141,6 +141,7 @@ def _evaluator(
         seed_purpose="evaluation/{}",
         policy=policy if recipe.statistics else None,
         pad_token_id=pad_token_id(tokenizer),
+        scorer=policy,
         max_batch=max_batch,
     )
 

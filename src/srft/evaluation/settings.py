@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from srft.data.settings import ORIGIN_HELP, Columns, FewShot, TemplateName
+from srft.evaluation.benchmarks import Measure
 from srft.policy.load import ModelSettings
 from srft.policy.placement import Precision
 from srft.rollout.engine import SamplerSettings
@@ -31,6 +32,11 @@ class EvaluationSet(Section):
     options: dict[str, Any] = Field({}, description="as `data.options`")
     limit: int | None = Field(None, gt=0, description="only the first so many problems")
     columns: Columns = Field(Columns(), description="as `data.columns`")
+    measure: Measure | None = Field(
+        None,
+        description="sampled answers, graded; the loss of its demonstrations; or both. If left out answers, and in "
+        "training by a method that learns from demonstrations the loss of those that there are",
+    )
 
 
 class EvaluationSettings(Section):

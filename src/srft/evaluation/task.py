@@ -11,10 +11,10 @@ from srft.data.make_template import make_template
 from srft.data.problem import Problem
 from srft.data.settings import PromptSettings
 from srft.data.template import Template
-from srft.data.tokenize import tokenize_problems
+from srft.data.tokenize import Prompt, tokenize_problems
 from srft.errors import SrftError
 from srft.evaluation import ifeval
-from srft.evaluation.benchmarks import Benchmark, Choice, choose
+from srft.evaluation.benchmarks import Benchmark, Choice, Measure, choose
 from srft.evaluation.load import Source, load_benchmark
 from srft.evaluation.protocol import Protocol, resolve_protocol
 from srft.evaluation.settings import EvaluationSettings
@@ -29,11 +29,13 @@ class EvaluationTask:
 
     Args:
         name: of its results and of its file of records.
-        groups: a prompt each; `group_id` is the problem's number in the benchmark.
+        groups: a prompt each; `group_id` is the problem's number in the benchmark. Empty where the loss alone is
+            measured.
         params: how responses are drawn.
         extract: which answer counts: the "boxed" one alone, or failing that the "last" one that is stated.
         source: where the problems came from.
         benchmark: None for problems of the user's own.
+        held_out: prompts with the demonstrations whose loss is measured; empty where none is.
     """
 
     name: str
@@ -42,21 +44,30 @@ class EvaluationTask:
     extract: str
     source: Source
     benchmark: Benchmark | None = None
+    held_out: Sequence[Prompt] = ()
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts that are sampled from; where none is, those whose demonstrations are scored."""
+        return [group.prompt for group in self.groups] or list(self.held_out)
 
     @property
     def problems(self) -> list[Problem]:
         """The problems, in order."""
-        return [group.prompt.problem for group in self.groups]
+        return [prompt.problem for prompt in self.prompts]
 
     @property
     def grader(self) -> str:
         """The grader of its problems."""
-        return self.groups[0].prompt.problem.grader
+        return self.problems[0].grader
 
     @property
     def longest(self) -> int:
         """Tokens of its longest prompt and a response together, at most."""
-        return max(len(group.prompt.token_ids) for group in self.groups) + self.params.max_response_length
+        limit = self.params.max_response_length
+        sampled = [len(group.prompt.token_ids) + limit for group in self.groups]
+        scored = [len(p.token_ids) + len(d.token_ids) for p in self.held_out for d in p.demonstrations]
+        return max([*sampled, *scored])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -77,6 +88,7 @@ def make_tasks(
     max_response_length: int | None = None,
     max_prompt_length: int | None = None,
     seed: int = 0,
+    held_out_loss: bool = False,
 ) -> list[EvaluationTask]:
     """The benchmarks, then the user's own sets; none where the settings name none.
 
@@ -85,9 +97,11 @@ def make_tasks(
         prompts, max_response_length: in place of the protocol's, where the settings say nothing.
         max_prompt_length: tokens; None for no limit.
         seed: decides the order of multiple-choice options.
+        held_out_loss: measure the loss of demonstrations, where the user's own sets have some and do not say.
 
     Raises:
-        SrftError: an unknown benchmark or one named twice, missing or malformed data, a prompt beyond the limit.
+        SrftError: an unknown benchmark or one named twice, missing or malformed data, a prompt beyond the limit, no
+            demonstrations where their loss is asked for.
     """
     protocol = resolve_protocol(
         settings, prompts=prompts, max_response_length=max_response_length, extract=verify.extract
@@ -95,7 +109,11 @@ def make_tasks(
     template = make_template(protocol.prompts)
     choices = choose_tasks(settings)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    return [_make_task(c, protocol, verify, template, tokenizer, data_dir, max_prompt_length, seed) for c in choices]
+    default: Measure = "both" if held_out_loss else "answers"
+    return [
+        _make_task(c, protocol, verify, template, tokenizer, data_dir, max_prompt_length, seed, default)
+        for c in choices
+    ]
 
 
 def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
@@ -110,7 +128,7 @@ def choose_tasks(settings: EvaluationSettings) -> list[Choice]:
             where = f"evaluation.sets.{name}"
             raise SrftError(f"'{name}' is named twice", where=where, fix="Give the set another name.")
         limit = own.limit or settings.limit
-        choices.append(Choice(name, limit, own.path, None, own.split, own.options, own.columns))
+        choices.append(Choice(name, limit, own.path, None, own.split, own.options, own.columns, own.measure))
     return choices
 
 
@@ -125,6 +143,14 @@ def check_window(tasks: Sequence[EvaluationTask], config: Any) -> None:
     """
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
     for task in tasks:
+        if window and task.longest > window and not task.groups:
+            raise SrftError(
+                f"{task.name}'s longest demonstration takes {task.longest} tokens with its prompt, the model's window "
+                f"holds {window}",
+                where="template",
+                fix="Take a shorter template, lower sampling.max_response_length, or widen "
+                "model.config.max_position_embeddings.",
+            )
         if window and task.longest > window:
             length = task.params.max_response_length
             prompt = task.longest - length
@@ -146,6 +172,7 @@ def _make_task(
     data_dir: Path | None,
     max_prompt_length: int | None,
     seed: int,
+    default: Measure,
 ) -> EvaluationTask:
     loaded = load_benchmark(choice, data_dir=data_dir, seed=seed)
     if plain := [p.where for p in loaded.problems if not p.prompt]:
@@ -154,15 +181,35 @@ def _make_task(
     if loaded.problems[0].grader == "ifeval":
         ifeval.check(loaded.problems)
     params = protocol.sampling_of(choice)
+    measure = "answers" if choice.benchmark else choice.measure or default
     prompts = tokenize_problems(
-        [replace(p, demonstrations=(), grader=_grader(p, choice, protocol, verify)) for p in loaded.problems],
+        [replace(p, grader=_grader(p, choice, protocol, verify)) for p in loaded.problems],
         tokenizer,
         template=template,
         max_prompt_length=max_prompt_length,
         max_response_length=params.max_response_length,
     ).prompts
-    groups = [Group(number, prompt) for number, prompt in enumerate(prompts)]
-    return EvaluationTask(choice.name, groups, params, protocol.extract, loaded.source, choice.benchmark)
+    held_out = [prompt for prompt in prompts if prompt.demonstrations] if measure != "answers" else []
+    if choice.measure in ("loss", "both") and not held_out:
+        raise SrftError(
+            f"'{choice.name}' has no demonstrations whose loss could be measured",
+            where=f"evaluation.sets.{choice.name}.measure",
+            fix="Give its rows a column `completion`, `target` or `demonstrations`, or measure answers.",
+        )
+    groups = [Group(number, _without_demonstrations(prompt)) for number, prompt in enumerate(prompts)]
+    return EvaluationTask(
+        choice.name,
+        [] if measure == "loss" else groups,
+        params,
+        protocol.extract,
+        loaded.source,
+        choice.benchmark,
+        held_out,
+    )
+
+
+def _without_demonstrations(prompt: Prompt) -> Prompt:
+    return replace(prompt, problem=replace(prompt.problem, demonstrations=()), demonstrations=())
 
 
 def _grader(problem: Problem, choice: Choice, protocol: Protocol, verify: VerifySettings) -> str:

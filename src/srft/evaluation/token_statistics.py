@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from srft.data.tokenize import Prompt
 from srft.objective.vocabulary import branching_factor
 from srft.policy.forward import Policy
 from srft.policy.micro_batch import ModelInput, make_micro_batches
@@ -63,3 +64,33 @@ def measure_inputs(
     finally:
         policy.train(training)
     return [TokenStatistics(*means) for means in (sums / count).T.tolist()]
+
+
+@dataclass(frozen=True)
+class SummedLoss:
+    """The negative log-likelihood of some demonstrations.
+
+    Args:
+        nll: sum over their tokens, nats.
+        tokens: how many.
+        demonstrations: how many.
+    """
+
+    nll: float
+    tokens: int
+    demonstrations: int
+
+
+@torch.no_grad()
+def summed_loss(policy: Policy, prompts: Sequence[Prompt], pad_token_id: int) -> SummedLoss:
+    """Of the prompts' demonstrations, end-of-sequence tokens included, at temperature 1 and without dropout."""
+    pairs = [(prompt.token_ids, d.token_ids) for prompt in prompts for d in prompt.demonstrations]
+    inputs = [ModelInput(*pair, row) for row, pair in enumerate(pairs)]
+    device, training, nll = next(policy.parameters()).device, policy.training, 0.0
+    policy.eval()
+    try:
+        for batch in make_micro_batches(inputs, TOKENS_PER_MICRO_BATCH, pad_token_id, policy.packed):
+            nll -= float(policy(batch.to(device)).logp.double().sum())
+    finally:
+        policy.train(training)
+    return SummedLoss(nll, sum(len(x.response_ids) for x in inputs), len(inputs))

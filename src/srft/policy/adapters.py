@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
+from srft.data.files import write_json
 from srft.errors import SrftError
 from srft.section import Section
 
 CONFIG = "adapter_config.json"  # peft's, in a folder that holds adapters alone
-BASE = "adapter_base.json"  # ours: the checkpoint of the same run that the adapters stand on, as {"base": its name}
+BASE = "adapter_base.json"  # ours, beside it: {"base": a checkpoint of the same run, "config": changes to the config}
 
 
 class LoraSettings(Section):
@@ -30,15 +34,31 @@ def has_adapters(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+@dataclass(frozen=True)
+class AdaptersBase:
+    """What adapters stand on.
+
+    Args:
+        path: a folder, a .gguf file or a hub id.
+        revision: on the hub.
+        config: changes to its config.json that the adapters were trained with.
+    """
+
+    path: str
+    revision: str | None
+    config: Mapping[str, Any]
+
+
 def base_in_run(checkpoint: Path) -> Path | None:
     """The checkpoint of the same run that these adapters stand on; None where they stand on the recipe's model.
 
     Raises:
         SrftError: it is gone.
     """
-    if not (checkpoint / BASE).is_file():
+    name = _read(checkpoint / BASE).get("base")
+    if name is None:
         return None
-    base = checkpoint.parent / json.loads((checkpoint / BASE).read_text(encoding="utf-8"))["base"]
+    base = checkpoint.parent / str(name)
     if not base.is_dir():
         raise SrftError(
             f"its adapters stand on {base.name}, which is gone",
@@ -48,22 +68,41 @@ def base_in_run(checkpoint: Path) -> Path | None:
     return base
 
 
-def base_path(folder: Path) -> str:
-    """What the adapters in a folder stand on: a checkpoint of the same run, else the model that they were begun on."""
+def adapters_base(folder: Path) -> AdaptersBase:
+    """What the adapters in a folder stand on: a checkpoint of the same run, else the model that they were begun on.
+
+    Raises:
+        SrftError: it is gone, or named nowhere.
+    """
+    config, ours = _read(folder / CONFIG), _read(folder / BASE)
     base = base_in_run(folder)
-    return str(base or json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    path, revision = (str(base), None) if base else (config.get("base_model_name_or_path"), config.get("revision"))
+    if not path or (Path(path).is_absolute() and not Path(path).exists()):
+        raise SrftError(
+            f"its adapters stand on {path}, which is not there" if path else "it does not say what they stand on",
+            where=str(folder / CONFIG),
+            fix="Write the folder or hub id of that model there, as base_model_name_or_path.",
+        )
+    return AdaptersBase(path, revision, ours.get("config", {}))
 
 
 def save_base(model: Any, folder: Path) -> None:
-    """Write what the adapters of a peft model stand on into a checkpoint's folder, where that is a neighbour of it."""
+    """Write what peft does not of a model's adapters into their folder: that their base is a neighbour of it, and the
+    changes to the base's config."""
     (config,) = model.peft_config.values()
-    base = Path(config.base_model_name_or_path or "")
+    base = Path(config.base_model_name_or_path)
+    ours: dict[str, Any] = {"config": model.config_changes} if model.config_changes else {}
     if base.is_dir() and base.resolve().parent == folder.resolve().parent:
-        (folder / BASE).write_text(json.dumps({"base": base.name}) + "\n", encoding="utf-8")
+        ours["base"] = base.name
+    if ours:
+        write_json(folder / BASE, ours)
 
 
-def with_adapters(model: Any, lora: LoraSettings) -> Any:
+def with_adapters(model: Any, lora: LoraSettings, *, base: str, revision: str | None, config: Mapping[str, Any]) -> Any:
     """The model with fresh adapters, all else frozen.
+
+    Args:
+        base, revision, config: what the model is, for those who read the adapters: see `AdaptersBase`.
 
     Raises:
         SrftError: peft is not installed.
@@ -72,14 +111,18 @@ def with_adapters(model: Any, lora: LoraSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     model.enable_input_require_grads()
-    config = LoraConfig(
+    settings = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted: Any = get_peft_model(model, settings)
+    for known in adapted.peft_config.values():
+        known.base_model_name_or_path, known.revision = base, revision
+    adapted.config_changes = dict(config)
+    return adapted
 
 
 def read_adapters(model: Any, folder: Path) -> None:
@@ -95,7 +138,7 @@ def read_adapters(model: Any, folder: Path) -> None:
         different = result.unexpected_keys or [name for name in result.missing_keys if "lora_" in name]
     except RuntimeError as error:  # another rank
         different = [str(error).splitlines()[-1].strip()]
-    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    saved = _read(folder / CONFIG)
     (config,) = model.peft_config.values()
     if different or saved["lora_alpha"] != config.lora_alpha:
         raise SrftError(
@@ -113,6 +156,23 @@ def merged(model: Any, folder: Path) -> Any:
 
     whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     return whole.requires_grad_(True)  # peft froze what the adapters stood on
+
+
+def is_quantized(module: Any) -> bool:
+    """Whether the weight of a layer is in 4 bits, by bitsandbytes."""
+    return type(getattr(module, "weight", None)).__name__ == "Params4bit"
+
+
+def dequantized(module: Any) -> Tensor:
+    """The weight of a layer that `is_quantized`, as its computation sees it."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    return dequantize_module_weight(module).data
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file of ours or of peft's; empty where there is none."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _check_peft(where: str) -> None:

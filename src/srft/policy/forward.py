@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from srft.errors import SrftError
-from srft.policy.adapters import save_base
+from srft.policy.adapters import dequantized, is_quantized, save_base
 from srft.policy.head import is_linear, linear_head, logits, scaled_logits
 from srft.policy.micro_batch import MicroBatch
 from srft.policy.packing import packs, response_states
@@ -143,7 +143,12 @@ class Policy(nn.Module):
             return
         base = self.model.get_base_model()
         layers = {name: layer for name, layer in base.named_modules() if hasattr(layer, "base_layer")}
+        quantized = {name: module for name, module in base.named_modules() if is_quantized(module)}
         for name, tensor in base.state_dict().items():
+            if (module := quantized.get(name.partition(".weight")[0])) is not None:
+                if not name.endswith(".weight"):
+                    continue  # the scales of a quantized weight
+                tensor = dequantized(module)
             layer, inside, part = name.partition(".base_layer.")
             if inside and part == "weight" and with_lora:  # not merge and unmerge, which rounds the live weights
                 tensor = tensor + sum(layers[layer].get_delta_weight(a) for a in layers[layer].active_adapters)

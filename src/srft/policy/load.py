@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from srft.data.load import resolve_path
 from srft.errors import SrftError, did_you_mean
 from srft.policy.adapters import (
     LoraSettings,
+    adapters_base,
     base_in_run,
-    base_path,
     has_adapters,
     merged,
     read_adapters,
     with_adapters,
 )
+from srft.policy.saved import model_folder
 from srft.section import Section
 
 MASTER_DTYPE = torch.float32
+WHOLE: dict[str, Any] = {"lora": None, "quantization": None}  # changes to settings: the model without adapters
 
 
 class ModelSettings(Section):
     """Which model, and what is changed about it."""
 
-    path: str = Field(description="hub id, folder, .gguf file, or `srft:model` for the one that ships in the package")
+    path: str = Field(
+        description="hub id, folder (whole weights or LoRA adapters), run directory (its best checkpoint if it keeps "
+        "one, else its newest), .gguf file, or `srft:model` for the one that ships in the package"
+    )
     revision: str | None = Field(None, description="of a model on the hub")
     config: dict[str, Any] = Field({}, description="changes to the model's config.json, e.g. rope_theta: 40000")
     attention: str | None = Field(None, description="transformers' attn_implementation; its own choice if left out")
@@ -37,7 +42,36 @@ class ModelSettings(Section):
         False, description="compute activations anew in the backward pass: less memory, more time"
     )
     lora: LoraSettings | None = None
+    quantization: Literal["nf4"] | None = Field(
+        None, description="4-bit base weights under LoRA adapters (QLoRA), by bitsandbytes on a GPU"
+    )
     trust_remote_code: bool = Field(False, description="run the code that comes with a model of the hub")
+
+    @field_validator("path")
+    @classmethod
+    def _checkpoint_of_a_run(cls, path: str) -> str:
+        return model_folder(path)
+
+    @model_validator(mode="after")
+    def _adapters_on_what_is_quantized(self) -> ModelSettings:
+        if self.quantization and self.lora is None:
+            raise ValueError("`quantization` is of a base under LoRA adapters, and `lora` is not set")
+        return self
+
+
+def check_quantization(settings: ModelSettings, device: torch.device) -> None:
+    """Raises SrftError where the settings quantize and this machine cannot."""
+    if settings.quantization is None:
+        return
+    where = f"model.quantization: {settings.quantization}"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SrftError("it needs the package bitsandbytes", where=where, fix="pip install 'srft[qlora]'")
+    if device.type != "cuda":
+        fix = "Train on a machine with one, or set model.quantization: null."
+        raise SrftError("it needs an NVIDIA GPU, and training is on the CPU", where=where, fix=fix)
+    if has_adapters(Path(resolve_path(settings.path))):
+        fix = "Export it with --merge first, and give that folder as model.path."
+        raise SrftError("model.path holds LoRA adapters, which cannot be merged into 4 bits", where=where, fix=fix)
 
 
 def load_config(settings: ModelSettings) -> PretrainedConfig:
@@ -47,7 +81,7 @@ def load_config(settings: ModelSettings) -> PretrainedConfig:
         SrftError: the model is not found, is no causal LM's, or has no such key.
     """
     whole = whole_model(settings)
-    return change_config(_pretrained(AutoConfig, whole.path, **_source(whole)), settings)
+    return change_config(_pretrained(AutoConfig, whole.path, **_source(whole)), whole)
 
 
 def change_config(config: PretrainedConfig, settings: ModelSettings) -> PretrainedConfig:
@@ -73,13 +107,17 @@ def change_config(config: PretrainedConfig, settings: ModelSettings) -> Pretrain
 
 def config_changes(settings: ModelSettings) -> dict[str, Any]:
     """The settings' changes by the names that transformers keeps them under, for another reader of the same config."""
-    config = load_config(settings)
-    names = {"rope_parameters" if key == "rope_theta" else key for key in settings.config}
+    whole = whole_model(settings)
+    config = load_config(whole)
+    names = {"rope_parameters" if key == "rope_theta" else key for key in whole.config}
     return {name: getattr(config, name) for name in sorted(names)}
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The tokenizer of the model."""
+    """The tokenizer of the model; of adapters that were saved without one, that of what they stand on."""
+    folder = Path(resolve_path(settings.path))
+    if has_adapters(folder) and not (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(_adapters_base(settings) or settings)
     return _pretrained(AutoTokenizer, settings.path, **_source(settings))
 
 
@@ -106,7 +144,8 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
         SrftError: the model or the checkpoint cannot be loaded; the checkpoint's adapters are of another shape.
     """
     resumed = checkpoint if settings.lora and checkpoint and has_adapters(checkpoint) else None
-    model = _prepared(_load_whole(settings, base_in_run(resumed) if resumed else checkpoint), settings)
+    begun_on = base_in_run(resumed) if resumed else checkpoint
+    model = _prepared(_load_whole(settings, begun_on), settings, begun_on)
     if resumed:
         read_adapters(model, resumed)
     return model
@@ -121,14 +160,24 @@ def empty_model(settings: ModelSettings, dtype: torch.dtype = MASTER_DTYPE) -> A
             config, dtype=dtype, trust_remote_code=settings.trust_remote_code, **extra
         )
         model.tie_weights()
-        return _prepared(model, settings)
+        return _prepared(model, settings, None)
 
 
-def _prepared(model: Any, settings: ModelSettings) -> Any:
-    """The model, with gradient checkpointing and adapters where the settings ask for them."""
+def _prepared(model: Any, settings: ModelSettings, checkpoint: Path | None) -> Any:
+    """The model, which is the `checkpoint` or the settings' own, with gradient checkpointing and adapters where the
+    settings ask for them."""
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return with_adapters(model, settings.lora) if settings.lora else model
+    if settings.lora is None:
+        return model
+    base = Path(resolve_path(settings.path)) if checkpoint is None else checkpoint
+    return with_adapters(
+        model,
+        settings.lora,
+        base=str(base.absolute()) if base.exists() else settings.path,
+        revision=settings.revision if checkpoint is None else None,
+        config=settings.config,
+    )
 
 
 def whole_model(settings: ModelSettings) -> ModelSettings:
@@ -140,7 +189,11 @@ def whole_model(settings: ModelSettings) -> ModelSettings:
 def _adapters_base(settings: ModelSettings) -> ModelSettings | None:
     """The settings of what the model's adapters stand on; None where the model has whole weights."""
     folder = Path(resolve_path(settings.path))
-    return settings.model_copy(update={"path": base_path(folder), "revision": None}) if has_adapters(folder) else None
+    if not has_adapters(folder):
+        return None
+    base = adapters_base(folder)
+    changes = {"path": base.path, "revision": base.revision, "config": {**base.config, **settings.config}}
+    return settings.model_copy(update=changes)
 
 
 def _load_whole(settings: ModelSettings, checkpoint: Path | None) -> Any:
@@ -152,9 +205,25 @@ def _load_whole(settings: ModelSettings, checkpoint: Path | None) -> Any:
     path = settings.path if checkpoint is None else str(checkpoint)
     source = _source(settings) if checkpoint is None else {"trust_remote_code": settings.trust_remote_code}
     config = change_config(_pretrained(AutoConfig, path, **source), settings)
-    extra = {"attn_implementation": settings.attention} if settings.attention else {}
+    extra: dict[str, Any] = {"attn_implementation": settings.attention} if settings.attention else {}
+    if settings.quantization:
+        extra |= {"quantization_config": _quantization(), "device_map": {"": torch.cuda.current_device()}}
     model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
-    return model if getattr(model.config, "quantization_config", None) is None else _unquantized(model)
+    if settings.quantization or getattr(model.config, "quantization_config", None) is None:
+        return model
+    return _unquantized(model)
+
+
+def _quantization() -> Any:
+    """QLoRA's: NF4 with quantized scales, computed in bf16."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _source(settings: ModelSettings) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from srft.data.template import Template
 from srft.data.tokenize import Counts, Prompt, TokenizedProblems, check_tokenizer, tokenize_problems
 from srft.errors import SrftError
 from srft.evaluation.task import EvaluationTask, make_tasks
-from srft.policy.load import load_config, load_tokenizer, pad_token_id
+from srft.policy.load import check_quantization, load_config, load_tokenizer, pad_token_id
+from srft.policy.placement import pick_device
 from srft.recipe.schema import Recipe
 from srft.rollout.prompting import Prompting, PromptingContext, strategies
 from srft.run.checks import run_checks, with_good_answers, with_graders
+from srft.training.best import check_best
 from srft.training.preference import check_pairs
 from srft.verify.verifier import Verifier
 
@@ -104,6 +106,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     data, training = recipe.data, recipe.training
     recipe.rollout.resolve(recipe.model)
     _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
+    check_quantization(recipe.model, pick_device(training.device))
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, f"model.path: {recipe.model.path}")
@@ -128,6 +131,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
         checks=run_checks(recipe, tokenizer, read.prompts, evaluations, verifier),
     )
     _check_window(config, plan.longest_sequence)
+    check_best(recipe.training.best, plan.evaluations)
     return plan
 
 
@@ -148,6 +152,7 @@ def _evaluations(recipe: Recipe, tokenizer: Any) -> list[EvaluationTask]:
         max_response_length=recipe.rollout.max_response_length,
         max_prompt_length=recipe.data.max_prompt_length,
         seed=recipe.training.seed,
+        held_out_loss="demonstrations" in recipe.needs,
     )
 
 

@@ -54,4 +54,5 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
     loop.policy.sync(loop.collect.collector.sampler)
     loop.save(steps)
     loop.evaluate(steps)
+    loop.keep_best(steps)
     return True

@@ -52,7 +52,10 @@ def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Co
     if chosen := recipe.data.selection:
         console.print(f"of these {chosen.n} samples each are drawn first, and '{chosen.keep}' kept to train on")
     for task in plan.evaluations:
-        console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
+        if task.groups:
+            console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
+        if task.held_out:
+            console.print(f"evaluation {task.name}: the loss of the demonstrations of {len(task.held_out)} problems")
     for line in plan.checks:
         console.print(line, markup=False, highlight=False)
     console.rule("a prompt")

@@ -20,7 +20,7 @@ from srft.policy.load import ModelSettings, load_model, load_tokenizer, pad_toke
 from srft.policy.micro_batch import ModelInput
 from srft.policy.placement import for_inference
 from srft.processes import first, gather
-from srft.recipe.load import load_recipe
+from srft.recipe.load import load_recipe, validated
 from srft.rollout.collector import Collector
 from srft.rollout.response import Group
 from srft.run.plan import Plan, with_problems
@@ -83,7 +83,8 @@ def _candidates(
 
 
 def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None = None) -> list[Candidate]:
-    """The rollouts that a run saved, scored where `settings` need it by `model` (its newest checkpoint if left out).
+    """The rollouts that a run saved, scored where `settings` need it by `model`, if left out by the run's own: its best
+    checkpoint where it keeps one, else its newest.
 
     Raises:
         SrftError: it saved none.
@@ -106,7 +107,7 @@ def _scores_of_saved(
     run: RunDir, rows: Sequence[dict[str, Any]], problems: Sequence[Problem], model: str | None
 ) -> list[TokenStatistics]:
     recipe = load_recipe(run.path / "recipe.yaml")
-    source = ModelSettings(path=model or str(run.checkpoint))
+    source = validated(ModelSettings, {"path": model or str(run.path)}, str(run.path))
     tokenizer = load_tokenizer(source)
     prompts = tokenize_problems(
         problems,

@@ -23,7 +23,8 @@ def with_sharding(plan: Plan, accelerator: Accelerator) -> Plan:
         SrftError: the recipe wants what cannot be sharded, or offloads what is not.
     """
     training, needs = plan.recipe.training, plan.recipe.needs
-    possible = torch.distributed.is_initialized() and "preferences" not in needs
+    quantization = plan.recipe.model.quantization
+    possible = torch.distributed.is_initialized() and "preferences" not in needs and quantization is None
     wanted = training.offload or _is_too_large(plan, accelerator) if training.shard is None else training.shard
     sharded = possible and wanted
     if "preferences" in needs and (training.shard or training.offload):
@@ -31,6 +32,12 @@ def with_sharding(plan: Plan, accelerator: Accelerator) -> Plan:
             f"'{plan.recipe.method.name}' is trained by TRL, on whole weights",
             where="training.shard",
             fix="Set training.shard: false in this stage.",
+        )
+    if quantization and (training.shard or training.offload):
+        raise SrftError(
+            "weights in 4 bits are not sharded",
+            where="training.shard",
+            fix="Set training.shard: false, or model.quantization: null.",
         )
     if training.offload and not sharded:
         raise SrftError(

@@ -17,7 +17,7 @@ from srft.evaluation.evaluator import Evaluator
 from srft.objective import Tokens, get_method, position_shaping, ppl_shaping
 from srft.objective.correction import importance_weight
 from srft.policy.forward import Critic, Policy
-from srft.policy.load import MASTER_DTYPE, empty_model, load_model
+from srft.policy.load import MASTER_DTYPE, WHOLE, empty_model, load_model
 from srft.policy.sharding import is_sharded, shard, whole_copy
 from srft.processes import first
 from srft.rollout.collector import Collector
@@ -51,10 +51,11 @@ def make_inference(plan: Plan, policy: Policy, accelerator: Accelerator) -> Poli
     whose passes are common to all processes."""
     recipe = plan.recipe
     engine = pick_sampler(recipe.rollout.engine)
-    wanted = engine.is_policy or recipe.evaluation.statistics or recipe.data.selection is not None
+    scored = recipe.evaluation.statistics or any(task.held_out for task in plan.evaluations)
+    wanted = engine.is_policy or scored or recipe.data.selection is not None
     if not (wanted and is_sharded(policy)):
         return policy
-    settings = recipe.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    settings = recipe.model.model_copy(update={**WHOLE, "gradient_checkpointing": False})
     return whole_copy(policy, empty_model(settings, _compute_dtype(accelerator) or MASTER_DTYPE))
 
 
@@ -161,6 +162,7 @@ def loop_around(
         seed_purpose="evaluation {}",
         policy=inference if recipe.evaluation.statistics else None,
         pad_token_id=plan.pad_token_id,
+        scorer=inference,
     )
     warmup = round(optim.warmup * span.steps)
     return Loop(
@@ -220,7 +222,7 @@ def _auxiliary_networks(plan: Plan, accelerator: Accelerator) -> dict[str, Train
     recipe, networks = plan.recipe, {}
     lr = recipe.optim.auxiliary_lr or recipe.optim.lr
     if "critic" in recipe.needs:
-        whole = recipe.model.model_copy(update={"lora": None})
+        whole = recipe.model.model_copy(update=WHOLE)
         critic = _network(lambda load: Critic(load(whole)), plan, accelerator)
         networks["critic"] = _trained(critic, plan, accelerator, lr)
     if "reward_model" in recipe.needs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from srft.data.files import write_json
 from srft.data.load import json_rows
 from srft.errors import SrftError
 from srft.evaluation.contamination import overlap, warning
-from srft.policy.load import load_model
 from srft.policy.placement import pick_device, pick_precision
 from srft.processes import first
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
 from srft.run.environment import environment
 from srft.run.estimate import check_size, estimate
+from srft.run.export import load_trained
+from srft.run.given_model import with_model
 from srft.run.plan import Plan, make_plan
 from srft.run.preference import train_preferences
 from srft.run.select import with_selection
@@ -34,7 +36,7 @@ from srft.run.stage import make_collector, make_inference, make_loop, make_polic
 from srft.training.checkpoint import VERL, load_state
 from srft.training.display import Display
 from srft.training.loop import StageSpan
-from srft.training.run_dir import RunDir
+from srft.training.run_dir import RunDir, state_folder
 from srft.verify.function import name_of
 from srft.verify.verifier import Verifier
 
@@ -58,11 +60,18 @@ class Run:
         """One dict an evaluated benchmark and step."""
         return self.directory.evaluations
 
-    def load(self) -> Any:
-        """The trained model, a transformers causal LM; LoRA adapters are merged into it."""
-        recipe = load_recipe(self.directory.path / "recipe.yaml")
-        settings = recipe.parts[-1].model.model_copy(update={"lora": None})
-        return load_model(settings, self.directory.checkpoint)
+    def load(self, best: bool = False) -> Any:
+        """The trained model, a transformers causal LM; LoRA adapters are merged into it.
+
+        Args:
+            best: the best checkpoint by the recipe's `training.best`, in place of the newest.
+
+        Raises:
+            SrftError: there is no such checkpoint.
+        """
+        directory = self.directory
+        recipe = load_recipe(directory.path / "recipe.yaml")
+        return load_trained(recipe, directory.best_checkpoint if best else directory.checkpoint)
 
 
 def train(
@@ -73,6 +82,8 @@ def train(
     console: Console | None = None,
     data: Iterable[Mapping[str, Any]] | None = None,
     rewards: Sequence[Reward] = (),
+    model: Any = None,
+    tokenizer: Any = None,
 ) -> Run:
     """Train as the recipe says; the same call on every process of a launch.
 
@@ -85,6 +96,8 @@ def train(
             file would have. The run directory keeps them as data.jsonl, which the run's own recipe names.
         rewards: Python functions, each alone or with its weight, `"grader"` among them for the grader; in place of the
             recipe's `verify.rewards`. docs/rewards.md says what they are called with.
+        model, tokenizer: a transformers causal LM and its tokenizer, in place of the recipe's `model.path`. They are
+            written to the run directory; the model given is not trained itself.
 
     Raises:
         SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
@@ -94,18 +107,15 @@ def train(
     run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
     if data is not None:
         recipe = with_rows(recipe, data, run_dir, accelerator, resume)
+    if model is not None:
+        recipe = with_model(recipe, model, tokenizer, run_dir, accelerator)
     state = load_state(_own(run_dir.checkpoint)) if resume else None
     set_seed(recipe.training.seed)
     with Verifier.of(recipe.verify, functions) as verifier:
         plans = _preflight(recipe, run_dir, accelerator, verifier)
-        open_run(run_dir, recipe, state, accelerator)
         display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
-        for note in recipe.notes:
-            display.say(note)
-        if accelerator.is_main_process:
-            report_overlap(plans, run_dir, display)
-        start_trackers(recipe, accelerator)
-        finished = _train_stages(plans, state, accelerator, verifier, run_dir, display)
+        begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
+        finished = _train_stages(plans, state, accelerator, verifier, run_dir, display, begin)
     accelerator.end_training()
     if finished:
         model = f" (model: {run_dir.checkpoint})" if run_dir.checkpoints else ""
@@ -171,7 +181,7 @@ def with_rows(
 
 def _own(checkpoint: Path) -> Path:
     """The checkpoint, where this engine wrote it."""
-    if (checkpoint / VERL).is_dir():
+    if (state_folder(checkpoint) / VERL).is_dir():
         fix = "Continue it with --engine verl, or start a new run with model.path at that checkpoint."
         raise SrftError("verl saved it, and its optimizer with it", where=str(checkpoint), fix=fix)
     return checkpoint
@@ -198,14 +208,27 @@ def _check_adapters(plans: Sequence[Plan]) -> None:
             )
 
 
-def open_run(run_dir: RunDir, recipe: Recipe, state: Mapping[str, Any] | None, accelerator: Accelerator) -> None:
-    """Start the run directory, or take it back to the state that the run continues from."""
+def open_run(
+    run_dir: RunDir,
+    recipe: Recipe,
+    plans: Sequence[Plan],
+    state: Mapping[str, Any] | None,
+    accelerator: Accelerator,
+    display: Display,
+) -> None:
+    """Start the run directory, or take it back to the state that the run continues from; a resumed run calls it when
+    nothing else can fail before its first step."""
     if state is None:
         seed = recipe.training.seed
         first(accelerator, lambda: run_dir.create(recipe.to_yaml(), environment(seed)))
-    else:
+    start_trackers(recipe, accelerator)
+    if state is not None:
         step = state["first_step"] + state["step"]
         first(accelerator, lambda: run_dir.rewind(step, state["stage"], recipe.to_yaml()))
+    for note in recipe.notes:
+        display.say(note)
+    if accelerator.is_main_process:
+        report_overlap(plans, run_dir, display)
 
 
 def _train_stages(
@@ -215,9 +238,13 @@ def _train_stages(
     verifier: Verifier,
     run_dir: RunDir,
     display: Display,
+    begin: Callable[[], None],
 ) -> bool:
-    """Train stage after stage, from `state` on. Returns False when it was interrupted."""
+    """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
+    interrupted."""
     first_step = 0
+    if state is None:
+        begin()
     for stage, plan in enumerate(plans, 1):
         if state and stage < state["stage"]:
             continue
@@ -236,6 +263,7 @@ def _train_stages(
             loop = make_loop(plan, span, policy, inference, collector, accelerator, run_dir, display)
             if here:
                 loop.restore(here)
+                begin()
             start = here["step"] if here else 0
             finished = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
         finally:
@@ -271,7 +299,7 @@ def start_trackers(recipe: Recipe, accelerator: Accelerator) -> None:
 def report_overlap(plans: Sequence[Plan], run_dir: RunDir, display: Display) -> None:
     """contamination.json: which problems of the evaluations stand in the training prompts; a warning if any do."""
     prompts = [p.problem for plan in plans for p in plan.prompts]
-    sets = {task.name: [g.prompt.problem for g in task.groups] for plan in plans for task in plan.evaluations}
+    sets = {task.name: task.problems for plan in plans for task in plan.evaluations}
     overlaps = overlap(prompts, sets)
     write_json(run_dir.path / "contamination.json", {name: o.to_json() for name, o in overlaps.items()})
     if line := warning(overlaps):

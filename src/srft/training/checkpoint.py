@@ -1,5 +1,5 @@
-"""What lies in a checkpoint with the model: the state that a resumed run continues from. Plain values are in one file;
-tensors are in safetensors files, one from each process, which any number of processes reads."""
+"""What lies beside a checkpoint, in its `state_folder`: the state that a resumed run continues from. Plain values are
+in one file, tensors in safetensors files, one from each process, which any number of processes reads."""
 
 from __future__ import annotations
 
@@ -16,31 +16,45 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-FILE = "trainer.pt"
-SHARDS = "trainer"
+from srft.errors import SrftError
+from srft.training.run_dir import state_folder
+
+FILE = "state.pt"
+SHARDS = "tensors"
 VERL = "verl"  # the folder that verl's workers write their shards to, of a run on that engine
 
 
-def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the loop's plain values into a checkpoint's folder."""
-    torch.save(dict(state), folder / FILE)
+def save_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    """Write the loop's plain values beside a checkpoint."""
+    torch.save(dict(state), state_folder(checkpoint) / FILE)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The loop's plain values saved in a checkpoint."""
-    return torch.load(checkpoint / FILE, map_location="cpu", weights_only=True)
+    """The loop's plain values saved beside a checkpoint.
+
+    Raises:
+        SrftError: they are not there.
+    """
+    file = state_folder(checkpoint) / FILE
+    if not file.is_file():
+        raise SrftError(
+            f"the state of the trainer at {checkpoint.name} is not there",
+            where=str(file),
+            fix=f"Start a new run from its weights: model.path={checkpoint}.",
+        )
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors into a checkpoint's folder; every process takes part and writes what it holds of them."""
-    writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
+def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors beside a checkpoint; every process takes part and writes what it holds of them."""
+    writer = HuggingFaceStorageWriter(str(state_folder(checkpoint) / SHARDS), save_distributed=True)
     with _one_process_is_meant():
         save(dict(tensors), storage_writer=writer, no_dist=not torch.distributed.is_initialized())
 
 
 def load_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
     """Read a checkpoint's tensors of these names in place; every process takes part and reads what it holds of them."""
-    reader = HuggingFaceStorageReader(str(checkpoint / SHARDS))
+    reader = HuggingFaceStorageReader(str(state_folder(checkpoint) / SHARDS))
     with _one_process_is_meant(), torch.no_grad():
         load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
 
@@ -62,7 +76,7 @@ def optimizer_state(name: str, network: nn.Module, optimizer: Any) -> dict[str, 
 def room_for_optimizer_state(checkpoint: Path, name: str, network: nn.Module, optimizer: Any) -> dict[str, Tensor]:
     """Room in the optimizer for what the checkpoint holds of it, by the names that it is saved under."""
     weights, room = dict(network.named_parameters()), {}
-    saved = HuggingFaceStorageReader(str(checkpoint / SHARDS)).read_metadata().state_dict_metadata
+    saved = HuggingFaceStorageReader(str(state_folder(checkpoint) / SHARDS)).read_metadata().state_dict_metadata
     for full_name, tensor in saved.items():
         assert isinstance(tensor, TensorStorageMetadata)
         kind, network_name, key, *moment = full_name.split("/")

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from srft.evaluation.evaluator import Evaluator
@@ -91,14 +92,17 @@ class Loop:
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self.interruption = Interruption()
+        self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
         self._warned = False  # of the sampler, once a stage
 
     def train(self, start: int = 0) -> bool:
         """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
-        elif start > 0 and self._lacks_evaluation(start):
-            self.evaluate(start)  # the run was stopped between the checkpoint and its evaluation
+        elif start > 0:  # the run may have been stopped between the checkpoint and what follows it
+            if self._lacks_evaluation(start):
+                self.evaluate(start)
+            self.keep_best(start)
         with stop_on_signals(announce=self.accelerator.is_main_process) as self.interruption:
             for step in range(start + 1, self.span.steps + 1):
                 self.step(step)
@@ -184,7 +188,10 @@ class Loop:
         if self.accelerator.is_main_process:
             for row in rows:
                 self.run_dir.append("evaluations.jsonl", row)
-            self.display.evaluation(rows)
+            self.display.evaluation([row for row in rows if "samples" in row])
+            for row in (row for row in rows if "demo_nll" in row):
+                loss = f"{row['demo_nll']:.4f} nats a token, perplexity {row['demo_perplexity']:.3f}"
+                self.display.say(f"{row['benchmark']}: loss of its demonstrations {loss}")
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes."""
@@ -205,6 +212,29 @@ class Loop:
             tensors |= trained_weights(name, unwrap(part.network))
         save_tensors(folder, tensors)
         first(self.accelerator, lambda: self.run_dir.finish_checkpoint(number, self.training.keep_checkpoints))
+        self._saved, self._saved_at = step, time.monotonic()
+
+    def keep_best(self, step: int) -> None:
+        """Save a checkpoint of the step, where it has none yet, and keep it, where it is the best so far."""
+        best, number = self.training.best, self.span.first_step + step
+        if best is None:
+            return
+        value = self.run_dir.value_at(number, best.metric) if self.accelerator.is_main_process else None
+        known = self.run_dir.best
+        before = known["value"] if known.get("metric") == best.metric else None
+        is_better = value is not None and best.is_better(value, before)
+        (is_better,) = broadcast_object_list([is_better])
+        if not is_better:
+            return
+        if self._saved != step:
+            self.save(step)
+
+        def keep() -> None:
+            assert value is not None
+            self.run_dir.set_best(number, best.metric, value)
+            self.run_dir.keep_checkpoints(self.training.keep_checkpoints)
+
+        first(self.accelerator, keep)
 
     def state(self, step: int) -> dict[str, Any]:
         """What a run resumed after `step` of the stage continues from, but for weights and optimizers."""
@@ -236,7 +266,9 @@ class Loop:
         schedule.last_epoch = state["scheduler"]["last_epoch"]
         for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = base * share(schedule.last_epoch)
-        self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage]
+        last = state["first_step"] + state["step"]
+        self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage and row["step"] <= last]
+        self._saved = state["step"]
 
     def _lacks_evaluation(self, step: int) -> bool:
         """An evaluation is due after the step, and not written."""
@@ -246,15 +278,24 @@ class Loop:
 
     def _save_and_evaluate(self, step: int) -> bool:
         """What is due after a step. Returns False where the run stops here before its last step."""
-        stop = any(gather(self.accelerator, [self.interruption.requested]))
+        votes = gather(self.accelerator, [(self.interruption.requested, self._minutes_since_saving())])
+        stop, minutes = any(requested for requested, _ in votes), votes[0][1]  # the first process's clock counts
         last = step == self.span.steps
-        if last or stop or _is_due(step, self.training.checkpoint_every):
+        in_time = 0 < self.training.checkpoint_minutes <= minutes
+        save = last or stop or in_time or _is_due(step, self.training.checkpoint_every)
+        if save:
             self.save(step)
         if stop and not last:
             return False
-        if last or _is_due(step, self.evaluation.every):
+        evaluate = last or _is_due(step, self.evaluation.every)
+        if evaluate:
             self.evaluate(step)
+        if save or evaluate:
+            self.keep_best(step)
         return True
+
+    def _minutes_since_saving(self) -> float:
+        return (time.monotonic() - self._saved_at) / 60
 
 
 class _Clock:

@@ -8,18 +8,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from srft.data.files import append_rows, read_whole_rows, write_json, write_rows, write_text
+from srft.data.files import append_rows, parse_json, read_text, read_whole_rows, write_json, write_rows, write_text
 from srft.errors import SrftError
 from srft.policy.adapters import base_in_run
+from srft.policy.saved import BEST, CHECKPOINTS, best_of, checkpoints_of
 
 
 class RunDir:
     """Files of one run:
 
-    recipe.yaml, environment.json, data.jsonl (rows that were given in memory), metrics.jsonl (a line a step),
-    evaluations.jsonl (a line a benchmark and step), evaluations/step-000060/ (every response of an evaluation),
+    recipe.yaml, recipe-000040.yaml (what the run followed up to step 40, where it was resumed with another recipe),
+    environment.json, data.jsonl (rows that were given in memory), metrics.jsonl (a line a step), evaluations.jsonl (a
+    line a benchmark and step), evaluations/step-000060/ (every response of an evaluation),
     rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples),
-    checkpoints/step-000060/ (Hugging Face format, with trainer.pt and trainer/ to resume from).
+    checkpoints/step-000060/ (the model in Hugging Face format and nothing else), trainer/step-000060/ (what a run
+    resumes from besides), best.json (which checkpoint is best).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,24 +66,36 @@ class RunDir:
 
     def rewind(self, step: int, stage: int, recipe: str) -> None:
         """Forget what was written after `step` of `stage`, from where a resumed run continues, now as `recipe` says."""
-        write_text(self.path / "recipe.yaml", recipe)
+        self._change_recipe(step, recipe)
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             if (self.path / name).exists():
                 write_rows(self.path / name, [row for row in self._read(name) if row["step"] <= step])
         for file in (self.path / "rollouts").glob("step-*.jsonl"):
-            if int(file.stem.removeprefix("step-")) > step:
+            if _number(file) > step:
                 file.unlink()
         for folder in (self.path / "evaluations").glob("step-*"):
-            if int(folder.name.removeprefix("step-")) > step:
+            if _number(folder) > step:
                 shutil.rmtree(folder)
         for file in self.path.glob("selection-*.jsonl"):
-            if int(file.stem.removeprefix("selection-")) > stage:
+            if _number(file) > stage:
                 file.unlink()
 
     @property
     def data(self) -> Path:
         """Where rows that were given in memory are kept."""
         return self.path.absolute() / "data.jsonl"
+
+    def _change_recipe(self, step: int, recipe: str) -> None:
+        """Make `recipe` the run's, and keep the one that it followed up to `step` where that is another."""
+        files = {_number(file): file for file in self.path.glob("recipe-*.yaml")}
+        later = sorted(number for number in files if number >= step)
+        followed = (files[later[0]] if later else self.path / "recipe.yaml").read_text(encoding="utf-8")
+        if followed != recipe:
+            write_text(self.path / f"recipe-{step:06d}.yaml", followed)
+        write_text(self.path / "recipe.yaml", recipe)
+        for number in later:
+            if number > step or followed == recipe:
+                files[number].unlink()
 
     def selection(self, stage: int) -> Path:
         """Where the policy's own samples that `stage` learns from are kept."""
@@ -111,7 +126,7 @@ class RunDir:
     @property
     def checkpoints(self) -> list[Path]:
         """The saved checkpoints, oldest first."""
-        return sorted(self.path.glob("checkpoints/step-*[0-9]"))
+        return checkpoints_of(self.path)
 
     @property
     def checkpoint(self) -> Path:
@@ -124,29 +139,83 @@ class RunDir:
             raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
         return self.checkpoints[-1]
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """The best checkpoint by the recipe's `training.best`.
+
+        Raises:
+            SrftError: none was kept.
+        """
+        best = best_of(self.path)
+        if best is None:
+            fix = "Train with training.best, e.g. training.best.metric=test/avg, or take the newest checkpoint."
+            raise SrftError("no best checkpoint was kept", where=str(self.path), fix=fix)
+        return best
+
+    def checkpoint_at(self, step: int) -> Path:
+        """Where step's checkpoint is, or will be."""
+        return self.path / CHECKPOINTS / f"step-{step:06d}"
+
     def unfinished_checkpoint(self, step: int) -> Path:
         """Where step's checkpoint is written under another name first, so that a crash never leaves half of one."""
-        return self._checkpoint_at(step).with_name(self._checkpoint_at(step).name + ".partial")
+        final = self.checkpoint_at(step)
+        return final.with_name(final.name + ".partial")
 
     def begin_checkpoint(self, step: int) -> None:
-        """Make that folder anew."""
-        shutil.rmtree(self.unfinished_checkpoint(step), ignore_errors=True)
-        self.unfinished_checkpoint(step).mkdir(parents=True)
+        """Make that folder, and the one of its trainer's state, anew."""
+        checkpoint = self.unfinished_checkpoint(step)
+        for folder in (checkpoint, state_folder(checkpoint)):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
 
     def finish_checkpoint(self, step: int, keep: int) -> None:
-        """Give step's checkpoint its name; of the older ones the newest `keep` - 1 stay, and those that the adapters in
-        kept ones stand on."""
-        shutil.rmtree(self._checkpoint_at(step), ignore_errors=True)
-        os.replace(self.unfinished_checkpoint(step), self._checkpoint_at(step))
-        kept = {*self.checkpoints[-keep:]}
+        """Give step's checkpoint its name, after its trainer's state has it: where the checkpoint is, all of it is. Of
+        the older ones those stay that `keep_checkpoints` names."""
+        partial, final = self.unfinished_checkpoint(step), self.checkpoint_at(step)
+        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(state_folder(final), ignore_errors=True)
+        os.replace(state_folder(partial), state_folder(final))
+        os.replace(partial, final)
+        self.keep_checkpoints(keep)
+
+    def keep_checkpoints(self, count: int) -> None:
+        """Remove all checkpoints but the newest `count`, the best one, and those that the adapters in these stand on;
+        the state of the trainer stays beside the newest alone."""
+        newest, best = self.checkpoints[-count:], best_of(self.path)
+        kept = {*newest, *([best] if best else [])}
         for checkpoint in sorted(kept):
             while (base := base_in_run(checkpoint)) is not None:
                 kept.add(checkpoint := base)
         for old in {*self.checkpoints} - kept:
             shutil.rmtree(old)
+        for state in {*self.path.glob("trainer/step-*")} - {state_folder(checkpoint) for checkpoint in newest}:
+            shutil.rmtree(state)
 
-    def _checkpoint_at(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step-{step:06d}"
+    def value_at(self, step: int, metric: str) -> float | None:
+        """A metric's value at a step, `SET/name` of an evaluation or one of the step itself; None where it has none."""
+        name, _, key = metric.partition("/")
+        evaluated = [row.get(key) for row in self.evaluations if row["step"] == step and row["benchmark"] == name]
+        return next(iter([*evaluated, *(row.get(metric) for row in self.metrics if row["step"] == step)]), None)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """`checkpoint` (its name), `metric` and `value` of the best checkpoint; empty where there is none yet."""
+        file = self.path / BEST
+        return dict(parse_json(read_text(file), str(file))) if best_of(self.path) else {}
+
+    def set_best(self, step: int, metric: str, value: float) -> None:
+        """Make step's checkpoint the best one so far."""
+        write_json(self.path / BEST, {"checkpoint": self.checkpoint_at(step).name, "metric": metric, "value": value})
 
     def _read(self, name: str) -> list[dict[str, Any]]:
         return read_whole_rows(self.path / name)
+
+
+def state_folder(checkpoint: Path) -> Path:
+    """Where the trainer's state of a checkpoint lies: runs/x/trainer/step-000060 of runs/x/checkpoints/step-000060."""
+    return checkpoint.parents[1] / "trainer" / checkpoint.name
+
+
+def _number(path: Path) -> int:
+    """60 of step-000060.jsonl."""
+    return int(path.stem.rpartition("-")[2])

@@ -51,6 +51,21 @@ class OptimSettings(Section):
         return "constant_with_warmup" if self.schedule == "constant" else self.schedule
 
 
+class BestSettings(Section):
+    """Which checkpoint is the best one."""
+
+    metric: str = Field(
+        description="one of an evaluation, `SET/avg` or `SET/demo_nll`, or of a step, such as `reward`: docs/metrics.md"
+    )
+    mode: Literal["max", "min"] = "max"
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Whether a value is a new best; nan is none."""
+        if than is None:
+            return value == value
+        return value > than if self.mode == "max" else value < than
+
+
 class TrainingSettings(Section):
     """How long, in which portions, and where."""
 
@@ -72,8 +87,10 @@ class TrainingSettings(Section):
     )
     offload: bool = Field(False, description="keep what is sharded in the CPU's memory while a GPU computes")
     seed: int = Field(0, description="of everything that is drawn")
-    checkpoint_every: int = Field(0, ge=0, description="steps; 0: only at the end or when interrupted")
-    keep_checkpoints: int = Field(2, gt=0, description="the newest so many stay")
+    checkpoint_every: int = Field(0, ge=0, description="steps; 0: by time, at the end and when interrupted")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="since the last checkpoint; 0: not by time")
+    keep_checkpoints: int = Field(2, gt=0, description="of the newest ones; the best one is kept besides")
+    best: BestSettings | None = Field(None, description="keep the checkpoint that is best by a metric")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:

@@ -75,6 +75,7 @@ def test_a_reference_is_there_where_the_method_needs_one() -> None:
     ("key", "change"),
     [
         ("model.lora", "model.lora={rank: 4}"),
+        ("model.quantization", "model={lora: {rank: 4}, quantization: nf4}"),
         ("model.revision", "model.revision=abc"),
         ("model.path", "model.path=weights.gguf"),
         ("rollout.engine", "rollout.engine=transformers"),
@@ -84,6 +85,7 @@ def test_a_reference_is_there_where_the_method_needs_one() -> None:
         ("training.device", "training.device=cpu"),
         ("hooks.buffer", "hooks.buffer.size=4"),
         ("evaluation.statistics", "evaluation.statistics=true"),
+        ("evaluation.sets", "evaluation.sets.test.measure=loss"),
         ("data.selection.keep", "data.selection.keep=entropy"),
         ("optim.auxiliary_lr", "optim.auxiliary_lr=1e-3"),
     ],
@@ -131,7 +133,8 @@ def test_the_command_refuses_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_a_run_of_verl_is_not_continued_without_it(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints/step-000001/verl").mkdir(parents=True)
+    (tmp_path / "checkpoints/step-000001").mkdir(parents=True)
+    (tmp_path / "trainer/step-000001/verl").mkdir(parents=True)
     (tmp_path / "recipe.yaml").write_text(load_recipe("quickstart", ["training.device=cpu"]).to_yaml())
     with pytest.raises(SrftError, match="--engine verl"):
         train(out=tmp_path, resume=True)

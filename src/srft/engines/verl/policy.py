@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from srft.errors import SrftError
 from srft.training.checkpoint import VERL
+from srft.training.run_dir import state_folder
 
 if TYPE_CHECKING:
     from srft.engines.verl.cluster import Cluster
@@ -46,10 +47,10 @@ class ShardedPolicy(nn.Module):
         self.cluster.wake()
 
     def save(self, folder: Path, tokenizer: Any, weights: None = None) -> None:
-        """Write weights, config and tokenizer in Hugging Face format, and beside them the shards of every rank with
-        the optimizer's state. On several machines `folder` is on a file system that all of them share."""
+        """Write weights, config and tokenizer in Hugging Face format, and beside the folder the shards of every rank
+        with the optimizer's state. On several machines both are on a file system that all of them share."""
         self.cluster.sleep()
-        shards = folder.absolute() / VERL
+        shards = state_folder(folder.absolute()) / VERL
         self.cluster.actor_rollout_wg.save_checkpoint(str(shards), None, 0, None)
         for file in (shards / "huggingface").iterdir():
             file.rename(folder / file.name)
@@ -62,7 +63,7 @@ class ShardedPolicy(nn.Module):
         Raises:
             SrftError: it was not saved by verl, or by another number of ranks.
         """
-        shards = checkpoint.absolute() / VERL
+        shards = state_folder(checkpoint.absolute()) / VERL
         if not shards.is_dir():
             fix = "Continue it without --engine verl, or start a new run with model.path at that checkpoint."
             raise SrftError("verl did not save it", where=str(checkpoint), fix=fix)

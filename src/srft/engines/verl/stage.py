@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from accelerate import Accelerator
 
@@ -34,6 +36,7 @@ def make_stage(
     recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
     sampler = VerlSampler(policy.cluster, stop_token_ids(plan.tokenizer, policy))
     collector = Collector(sampler, verifier.grade, plan.tokenizer, training.seed, plan.prompting, verifier.accuracy)
+    plan = replace(plan, evaluations=[replace(task, held_out=()) for task in plan.evaluations])  # it has no logits
     plan = with_selection(plan, None, collector, accelerator, run_dir.selection(span.stage), span.stage)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)  # for its learning rate alone
     updater = VerlUpdater(

@@ -24,7 +24,7 @@ READ_HERE = (
     "rollout.top_p", "rollout.correction", "rollout.correction_cap",
     "optim.lr", "optim.schedule", "optim.warmup", "optim.updates_per_batch",
     "training.steps", "training.epochs", "training.prompts_per_step", "training.checkpoint_every",
-    "training.keep_checkpoints", "training.seed",
+    "training.checkpoint_minutes", "training.keep_checkpoints", "training.best", "training.seed",
 )  # fmt: skip
 
 
@@ -46,6 +46,12 @@ class Refusal:
 
 
 REFUSALS = (
+    Refusal(
+        "model.quantization",
+        lambda r: r.model.quantization is not None,
+        "it trains whole weights",
+        "Set model.quantization=null.",
+    ),
     Refusal("model.lora", lambda r: r.model.lora is not None, "it trains whole weights", "Set model.lora=null."),
     Refusal(
         "model.revision",
@@ -100,6 +106,12 @@ REFUSALS = (
         lambda r: r.evaluation.statistics,
         "they need the logits, which verl's workers keep",
         "Set evaluation.statistics=false, and run `srft eval` on the checkpoint.",
+    ),
+    Refusal(
+        "evaluation.sets",
+        lambda r: any(one.measure in ("loss", "both") for one in r.evaluation.sets.values()),
+        "the loss of demonstrations needs the logits, which verl's workers keep",
+        "Set `measure: answers`, and run `srft eval` on the checkpoint.",
     ),
     Refusal(
         "data.selection.keep",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from srft.errors import SrftError
 from srft.policy.load import load_config
 from srft.recipe.schema import Recipe
 from srft.run.plan import Plan, make_plan
-from srft.run.train import Run, chosen_recipe, headline, open_run, report_overlap, start_trackers
+from srft.run.train import Run, chosen_recipe, headline, open_run
 from srft.training.checkpoint import load_state
 from srft.training.display import Display
 from srft.training.loop import StageSpan
@@ -58,13 +59,9 @@ def train(
     with Verifier.of(recipe.verify) as verifier:
         plans = [make_plan(part, verifier) for part in recipe.parts]
         configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
-        open_run(run_dir, recipe, state, accelerator)
         display = Display(console, sum(plan.steps for plan in plans))
-        for note in recipe.notes:
-            display.say(note)
-        report_overlap(plans, run_dir, display)
-        start_trackers(recipe, accelerator)
-        finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display)
+        begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
+        finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display, begin)
     accelerator.end_training()
     again = f"Saved. To continue, with the same verl.key=value: srft train --engine verl --resume --out {run_dir.path}"
     display.say(f"Done: {run_dir.path} (model: {run_dir.checkpoint})" if finished else again)
@@ -89,8 +86,10 @@ def _train_stages(
     verifier: Verifier,
     run_dir: RunDir,
     display: Display,
+    begin: Callable[[], None],
 ) -> bool:
-    """Train stage after stage, from `state` on. Returns False when it was interrupted."""
+    """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
+    interrupted."""
     from omegaconf import OmegaConf
 
     from srft.engines.verl.cluster import Cluster
@@ -98,6 +97,8 @@ def _train_stages(
     from srft.engines.verl.stage import make_stage
 
     first_step = 0
+    if state is None:
+        begin()
     for stage, (plan, config) in enumerate(zip(plans, configs, strict=True), 1):
         here = state if state and stage == state["stage"] else None
         if state and stage < state["stage"]:
@@ -117,6 +118,7 @@ def _train_stages(
             loop = make_stage(plan, span, policy, accelerator, verifier, run_dir, display)
             if here:
                 loop.restore(here)
+                begin()
             finished = loop.train(here["step"] if here else 0)
         finally:
             cluster.close()

@@ -18,6 +18,8 @@ ENGINE_OVERHEAD = 2 * GB  # of vLLM: workspace and CUDA graphs, beside weights a
 RUNTIME = 1 * GB  # of a GPU: the CUDA context and NCCL's buffers
 LIBRARIES = 0.5 * GB  # of a process on a CPU: Python, torch, transformers and the data, measured
 
+NF4 = 0.516  # bytes of a weight in 4 bits with its share of the scales, which are quantized too (QLoRA, §3)
+
 Parts = dict[str, float]
 
 
@@ -118,15 +120,23 @@ def _state(setup: Setup) -> Parts:
     shape, extra = setup.shape, setup.networks * setup.shape.parameters
     moments = 2 * MASTER * (setup.optimizers * shape.trainable + extra)
     return {
-        "weights": MASTER * (shape.parameters + extra) / setup.shards,
+        "weights": (_base(setup) + MASTER * extra) / setup.shards,
         "gradients": MASTER * (shape.trainable + extra) / setup.shards,
         "optimizer": moments / setup.shards,
     }
 
 
+def _base(setup: Setup) -> float:
+    """Bytes of the policy's weights."""
+    if not setup.quantized:
+        return float(MASTER * setup.shape.parameters)
+    layers = setup.shape.parameters - setup.shape.outside_layers
+    return NF4 * layers + MASTER * (setup.shape.outside_layers + setup.shape.trainable)
+
+
 def _frozen(setup: Setup) -> Parts:
     """What stays all the time."""
-    reference = 0 if setup.offload else MASTER * setup.reference * setup.shape.parameters / setup.shards
+    reference = 0 if setup.offload else setup.reference * _base(setup) / setup.shards
     own = {"CUDA": RUNTIME} if setup.device.is_gpu else {"Python and libraries": LIBRARIES}
     return own | {"reference": reference}
 

@@ -73,6 +73,7 @@ class Setup:
         shard: weights, gradients and optimizer states are divided over the ranks (FSDP2).
         shardable: they can be; what TRL trains cannot.
         offload: that state waits in main memory.
+        quantized: the layers of the base are in 4 bits.
         reference: frozen copies of the base.
         networks: trained with the policy: a critic, a reward model.
         frozen_in_update: the reference's distribution is taken in every update.
@@ -89,6 +90,7 @@ class Setup:
     shard: bool
     shardable: bool
     offload: bool
+    quantized: bool
     gradient_checkpointing: bool
     flash: bool
     tokens_per_micro_batch: int
@@ -188,6 +190,7 @@ def make_setup(
         shard=verl or bool(asked) or offload,
         shardable=asked is not False and "preferences" not in needs,
         offload=offload,
+        quantized=recipe.model.quantization is not None,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         flash="flash" in (recipe.model.attention or "") or verl,
         tokens_per_micro_batch=training.tokens_per_micro_batch,
