@@ -234,6 +234,17 @@ def test_a_decimal_may_stand_for_what_none_can_give_exactly(n: int, d: int, off:
         ("\\boxed{ }", None),
         ("<think>\\boxed{1}</think> so \\boxed{2}", "2"),
         ("<think>\\boxed{1}</think> so 2", None),
+        ("<think>\\boxed{1}</think> The answer is **2**.", "2"),
+        ("<think>\\boxed{1}</think> **Step 1** then\n**Answer:** 2", "2"),
+        ("<think>\\boxed{1}</think> **Final answer: 2**", "2"),
+        ("<think>1</think> **2**", None),
+        ("it is \\boxed 7.", "7"),
+        ("\\boxed42", "42"),
+        ("\\boxed A", "A"),
+        ("$x_1=\\boxed{3}$ and $x_2=\\boxed{5}$", "x_1=3, x_2=5"),
+        ("y = \\boxed{3}, x = \\boxed{-2}", "y=3, x=-2"),
+        ("x = \\boxed{3} or x = \\boxed{-2}", "3, -2"),
+        ("\\boxed{1} 或 \\boxed{2}", "1, 2"),
     ],
 )
 def test_where_the_answer_stands(text: str, answer: str | None) -> None:

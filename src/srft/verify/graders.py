@@ -59,13 +59,26 @@ def grader(
 
 
 _LETTER = re.compile(
-    r"(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?"
-    r"(?:(?:option|choice)\s*)?[\[(\"'*_ ]*([A-Za-z])(?:[\])\"'*_ ]*[.):]?\s*|[\])\"'*_ ]*[.):]\s*\S.*)",
+    r"(?:(?:the\s+)?(?:correct\s+|final\s+|best\s+)?(?:answer|option|choice|答案|选项|选)\s*(?:is|是|为|选)?\s*[:：]?\s*)?"
+    r"(?:(?:option|choice|选项|选)\s*)?[\[(\"'*_ ]*([A-Za-z])(?:[\])\"'*_ ]*[.):：。]?\s*|[\])\"'*_ ]*[.):：]\s*\S.*)",
     re.DOTALL | re.IGNORECASE,
 )
-# Bounded repeats: the text may be long and hostile, and this one is searched for everywhere in it.
-_LAST_LINE = re.compile(
-    r"(?:answer|option|choice)\s{0,3}(?:is|:)\s{0,3}[*_]{0,3}\(?\s{0,3}([A-Z])\b(?!')", re.IGNORECASE
+# Bounded repeats: the text may be long and hostile, and these are searched for everywhere in it. A letter is a choice
+# when no further choice follows ("A or B"), and one that is a word as well (a, I) only where no sentence goes on.
+_CHOICE = (
+    r"[*_]{0,3}\s{0,3}[(\[\"']?\s{0,3}(?P<letter>(?-i:[B-HJ-Z])|[b-hj-z](?=[\s*_\"']{0,3}(?:[.,:;)\]。，]|$|\n))"
+    r"|(?-i:[AI])(?!\s+(?!as\b|because|since|is\b|for\b|which)[a-z])|[ai](?=[*_\"']{0,3}[.)\]:。*_]|\s*$))"
+    r"(?![A-Za-z0-9']|[)\]]?\s{0,3}(?:or|and|,|/|或)\s{0,3}\(?[A-Za-z]\b)"
+)
+_ANSWER = re.compile(
+    r"(?:answer|choice|答案|故选|应选|因此选|所以选)[*_]{0,3}\s{0,3}(?:is|是|为|选)?\s{0,3}[:：]?[*_]{0,3}\s{0,3}"
+    rf"(?:option|choice|letter|选项)?\s{{0,3}}{_CHOICE}",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(
+    rf"(?:option|选项|选)\s{{0,3}}(?:is|是|为)?\s{{0,3}}[:：]?\s{{0,3}}{_CHOICE}"
+    r"(?![)*_\s]{0,3}(?:is|are|can|would|seems|does|cannot)?\s{0,3}(?:not|never|n't|wrong|incorrect|false|ruled|out))",
+    re.IGNORECASE,
 )
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|boldsymbol|rm|bf)\b\s*|[{}$\\]|\\[()\[\]]")
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -102,15 +115,25 @@ def _oat(request: Request) -> Grade:
 
 @grader("choice", isolated=False)
 def _choice(request: Request) -> Grade:
-    """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …"; its words may follow it."""
+    """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …", else in the last
+    "option …"; its words may follow it."""
     candidate = answer_of(request.response)
     expected = choice_letter(request.answer)
     chosen = choice_letter(candidate) if candidate is not None else None
-    if candidate is None and (stated := _LAST_LINE.findall(final_part(request.response) or "")):
-        chosen = stated[-1].upper()
+    if candidate is None:
+        chosen = _stated(final_part(request.response) or "")
     if chosen is None:
         return UNPARSABLE
     return RIGHT if chosen == expected else WRONG
+
+
+def _stated(text: str) -> str | None:
+    """The letter of the last statement of the answer in words; None when there is none."""
+    plain = _MARKUP.sub("", text)
+    for statement in (_ANSWER, _OPTION):
+        if letters := [match["letter"] for match in statement.finditer(plain)]:
+            return letters[-1].upper()
+    return None
 
 
 def choice_letter(text: str) -> str | None:

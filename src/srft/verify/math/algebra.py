@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from math import gcd
 from typing import Any
 
 from srft.verify.math.limits import refusal
-from srft.verify.math.quantity import exact, same_unit, split_unit, unit_name
+from srft.verify.math.parser import UnreadableError, keep_case, math_verify, read
+from srft.verify.math.quantity import Quantity, exact, split_unit
+from srft.verify.math.units import same_unit, unit_name
 
 SIGNIFICANT = 6  # digits that a decimal must give of a number it can only approximate
 _RELATION = re.compile(r"(?<!\\)[=<>]|\\(?:leq|geq|neq|in)(?![a-zA-Z])")
-_CLOCK = re.compile(r"\d+(?:\s*:\s*\d+)+")
+_WORD = re.compile(r"(?<!\\)[A-Za-z]{2,}")
+_RADIANS = re.compile(r"\\pi(?![a-zA-Z])|\\arc[a-z]+|\^\{-1\}")
+_CLOCK = re.compile(r"(?:[01]?\d|2[0-4]):[0-5]\d(?::[0-5]\d)?")
 _BASE = re.compile(r"\(?\s*([\dA-Fa-f]+)\s*\)?\s*_\{(\d+)\}")
 _LETTER_UNIT = re.compile(r"([+-]?[\d.,/ ]*\d)(\s*)([msghLlJNW])(?:\s*\^\{[23]\})?")
-_COMMAND = re.compile(r"\\[a-zA-Z]+|\\text\s*\{[^{}]*\}")
 _VECTOR = re.compile(r"\\(?:vec|overrightarrow)(?![a-zA-Z])")
 _SUBSCRIPT = re.compile(r"_\{[^{}]*\}|_\d")
-
-# What the parser would drop or evaluate: y' is y to it, and dy/dx, of a symbol y, is 0.
-_DERIVATIVE = re.compile(
-    r"\\frac\{\s*d\s*(\^\{\d\})?\s*(\\?[a-zA-Z]+(?:_\{\w+\})?)\s*\}\{\s*d\s*(\\?[a-zA-Z]+)\s*(?:\^\{\d\})?\s*\}"
-)
-_FOR_THE_PARSER: list[tuple[re.Pattern[str], Any]] = [
-    (_DERIVATIVE, lambda m: f"z_{{d{re.sub(r'[^a-zA-Z0-9]', '', (m[1] or '') + m[2] + 'd' + m[3])}}}"),
-    (re.compile(r"(?<![\\a-zA-Z])([eEiI])_\{(\w+)\}"), r"z_{\1\2}"),  # the parser has no variable E_1
-    # gamma is the gamma function to it, and Ω the same as ω
-    (re.compile(r"\\gamma(?![a-zA-Z])(?:_\{(\w+)\})?"), r"z_{gamma\1}"),
-    (
-        re.compile(r"\\(Delta|Omega|Sigma|Pi|Phi|Psi|Theta|Lambda|Xi|Gamma(?!\s*\())(?![a-zA-Z])(?:_\{(\w+)\})?"),
-        r"z_{capital\1\2}",
-    ),
-    (re.compile(r"(?<=\d)[eE]([+-]?\d{1,3})(?![\d.])"), r"\\cdot 10^{\1}"),
-    (re.compile(r"(?<![\\a-zA-Z])([a-zA-Z])('+)(?!_)"), lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}"),
-]
-
-
-class UnreadableError(Exception):
-    """The candidate cannot be parsed as mathematics."""
 
 
 def same(gold: str, candidate: str) -> bool:
@@ -52,7 +31,10 @@ def same(gold: str, candidate: str) -> bool:
     """
     if _bare(gold) == _bare(candidate):
         return True
-    a, b = split_unit(gold), split_unit(candidate)
+    known = set(_WORD.findall(candidate)) <= set(_WORD.findall(gold))  # any words of the gold answer's own
+    a, b = split_unit(gold, trusted=True), split_unit(candidate, trusted=known)
+    if {a.unit, b.unit} & {"degree", "rad"} and (a.unit != b.unit):
+        return _same_angle(a, b)
     if not same_unit(a.unit, b.unit):
         return False
     if (letter := _LETTER_UNIT.fullmatch(candidate)) and not b.unit:
@@ -70,6 +52,20 @@ def same(gold: str, candidate: str) -> bool:
     return plain == value / 100 or (plain == value and abs(value) > 1)  # 10 for 10 %, but not 0.5 for 0.5 %
 
 
+def _same_angle(gold: Quantity, candidate: Quantity) -> bool:
+    """90° is π/2, with or without "rad"; it is 90 as well, since a unit may be left out."""
+    if not {gold.unit, candidate.unit} <= {"degree", "rad", "", "unit"}:
+        return False
+    if "degree" not in (gold.unit, candidate.unit):
+        return equal(gold.value, candidate.value)
+    other = candidate if gold.unit == "degree" else gold
+    if other.unit != "rad" and not _RADIANS.search(other.value):
+        return equal(gold.value, candidate.value)
+    return equal(
+        *(f"\\frac{{({q.value}) \\cdot \\pi}}{{180}}" if q.unit == "degree" else q.value for q in (gold, candidate))
+    )
+
+
 def equal(gold: str, candidate: str) -> bool:
     """Whether two expressions, equations or inequalities without units are equal.
 
@@ -81,25 +77,40 @@ def equal(gold: str, candidate: str) -> bool:
     a, b = exact(gold), exact(candidate)
     if a is not None and b is not None:
         return a == b or _approximates(gold, a, candidate, b)
-    if _CLOCK.fullmatch(gold) and _CLOCK.fullmatch(candidate):
-        return [int(n) for n in gold.split(":")] == [int(n) for n in candidate.split(":")]
+    if ":" in gold or ":" in candidate:
+        return _same_ratio(gold, candidate)
     if _BASE.fullmatch(gold) or _BASE.fullmatch(candidate):
         return _same_base(gold, candidate)
     if refusal(candidate):
         raise UnreadableError(refusal(candidate))
-    gold_is, candidate_is = bool(_RELATION.search(gold)), bool(_RELATION.search(candidate))
+    gold_is, candidate_is = (bool(_RELATION.search(_SUBSCRIPT.sub("", text))) for text in (gold, candidate))
     if candidate_is and not gold_is:
         return _evaluates_to(gold, candidate)
     if _VECTOR.search(gold) and gold.count("\\times") != candidate.count("\\times"):
         return False  # the parser makes no difference between the products of vectors
     if gold_is and not candidate_is and re.search(r"[\d^]", _SUBSCRIPT.sub("", gold.partition("=")[0])):
         return False  # 7 = 11a + c is not 11a + c
-    return _algebra(*_keep_case(gold, candidate))
+    return _algebra(*keep_case(gold, candidate))
 
 
 def _bare(text: str) -> str:
     text = re.sub(r"\\(?:,|;|!| )|\s+", " ", text.strip())
     return re.sub(r"(?<![a-zA-Z\d]) | (?![a-zA-Z\d])", "", text)
+
+
+def _same_ratio(gold: str, candidate: str) -> bool:
+    """2:4 is 1:2, and 1/2 as well; but 2:30 is a time of day, which is not 1:15."""
+    a, b = gold.split(":"), candidate.split(":")
+    times = [bool(_CLOCK.fullmatch(text)) for text in (gold, candidate)]
+    if all(times) or (times[0] and gcd(*map(int, a)) > 1):
+        return all(n.isdigit() for n in b) and list(map(int, a)) == list(map(int, b))
+    if any(times) and 1 in (len(a), len(b)):
+        return False
+    if sorted((len(a), len(b))) == [1, 2]:
+        return equal(*(f"\\frac{{{n[0]}}}{{{n[1]}}}" if len(n) == 2 else n[0] for n in (a, b)))
+    return len(a) == len(b) and all(
+        equal(f"({x}) \\cdot ({b[0]})", f"({y}) \\cdot ({a[0]})") for x, y in zip(a[1:], b[1:], strict=True)
+    )
 
 
 def _same_base(gold: str, candidate: str) -> bool:
@@ -124,7 +135,7 @@ def _evaluates_to(gold: str, candidate: str) -> bool:
 
 def _check_readable(candidate: str) -> None:
     """Raise UnreadableError when the candidate cannot be parsed."""
-    if _read(candidate) is None:
+    if read(candidate) is None:
         raise UnreadableError("no expression")
 
 
@@ -146,6 +157,8 @@ def _terminates(value: Fraction) -> bool:
 
 def _rounds(written: str, value: Fraction, truth: Fraction) -> bool:
     """Whether a decimal gives `truth` rounded or cut off to its own digits, of which there must be enough."""
+    if abs(value - truth) <= abs(truth) / 10**25:
+        return True
     match = re.fullmatch(r"\s*[+-]?\s*([\d, ]*)\.(\d+)\s*", written)
     if match is None:
         return abs(value - truth) <= abs(truth) / 10**9
@@ -155,62 +168,8 @@ def _rounds(written: str, value: Fraction, truth: Fraction) -> bool:
     return len(digits) >= SIGNIFICANT and (cut_off or abs(value - truth) <= place / 2)
 
 
-def _keep_case(gold: str, candidate: str) -> tuple[str, str]:
-    """Rename capitals that also occur as small letters, in both texts: the parser does not distinguish them."""
-    letters = {c for text in (gold, candidate) for c in _COMMAND.sub(" ", text) if c.isascii() and c.isalpha()}
-    clash = sorted(c for c in letters if c.isupper() and c.lower() in letters)
-    free = [c for c in "qwzvkurpjlyoxnmbcats" if c not in letters and c.upper() not in letters]
-    for capital, name in zip(clash, free, strict=False):
-        gold, candidate = (re.sub(rf"(\\[a-zA-Z]+)|{capital}", lambda m: m[1] or name, t) for t in (gold, candidate))  # noqa: B023
-    return gold, candidate
-
-
-@dataclass(frozen=True)
-class MathVerify:
-    """math-verify's two functions, and the extraction rules to parse with."""
-
-    parse: Callable[..., Any]
-    verify: Callable[..., Any]
-    extraction: Sequence[Any]
-
-
-@cache
-def _math_verify() -> MathVerify:
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    # Units are ours: math-verify's own rule takes the m of 6m for metres.
-    normal = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="last")
-    boxed = LatexExtractionConfig(False, boxed_match_priority=0, normalization_config=normal)
-    return MathVerify(parse, verify, [boxed])
-
-
-@cache
-def plain_math_verify() -> MathVerify:
-    """math-verify with its own rules for LaTeX, boxes first."""
-    from math_verify import LatexExtractionConfig
-
-    own = _math_verify()
-    return MathVerify(own.parse, own.verify, (LatexExtractionConfig(boxed_match_priority=0),))
-
-
-def _read(text: str) -> Any | None:
-    """The sympy object of an expression; None when it is not one."""
-    library = _math_verify()
-    if re.search(r"\d\s+\d", text):
-        return None  # the parser adds them: 4 5 would be 9
-    for pattern, replacement in _FOR_THE_PARSER:
-        text = pattern.sub(replacement, text)
-    # first_match: where the whole cannot be read, no fraction is picked out of it
-    values = library.parse(
-        f"\\boxed{{{text}}}", extraction_config=library.extraction, extraction_mode="first_match", parsing_timeout=None
-    )
-    return values[0] if values and not isinstance(values[0], str) else None
-
-
 def _algebra(gold: str, candidate: str) -> bool:
-    a, b = _read(gold) if not refusal(gold) else None, _read(candidate)
+    a, b = read(gold) if not refusal(gold) else None, read(candidate)
     if b is None:
         raise UnreadableError("no expression")
     if a is None:
@@ -219,7 +178,7 @@ def _algebra(gold: str, candidate: str) -> bool:
         return verdict
     if _differ_somewhere(a, b):
         return _equal_with_imaginary_unit(a, b)
-    right = bool(_math_verify().verify([a], [b], timeout_seconds=None)) or _equal_with_imaginary_unit(a, b)
+    right = bool(math_verify().verify([a], [b], timeout_seconds=None)) or _equal_with_imaginary_unit(a, b)
     return right and not _apart(a, b) and not _vacuous(a, b)
 
 

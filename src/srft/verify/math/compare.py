@@ -6,10 +6,12 @@ import re
 
 from srft.verify.answer import LONGEST_ANSWER, answer_of
 from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade
-from srft.verify.math.algebra import UnreadableError, equal, same
+from srft.verify.math.algebra import equal, same
 from srft.verify.math.limits import refusal
 from srft.verify.math.nodes import INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
 from srft.verify.math.normal import tidy
+from srft.verify.math.parser import UnreadableError
+from srft.verify.math.statement import compatible, renamed, statement
 from srft.verify.math.structure import parse
 
 
@@ -30,6 +32,10 @@ def compare(gold: str, candidate: str) -> Grade:
         return RIGHT if gold else UNPARSABLE
     if not candidate or refusal(candidate):
         return UNPARSABLE
+    a_stated, b_stated = statement(gold), statement(candidate)
+    if not compatible(a_stated, b_stated):
+        return WRONG
+    gold, candidate = a_stated.answer, renamed(a_stated, b_stated)
     try:
         a, b = parse(gold), parse(candidate)
         right = alike(a, b) or _by_algebra(a, b, gold, candidate)
@@ -46,7 +52,7 @@ def _by_algebra(a: Node, b: Node, gold: str, candidate: str) -> bool:
         return equal(gold, candidate)
     bare = [n.value if isinstance(n, Labelled) else n for n in (a, b)]
     sets = all(_set(n) for n in bare)
-    return sets and any(isinstance(n, Union) for n in bare) and equal(_value(gold), _value(candidate))
+    return sets and any(isinstance(n, Union | Leaf) for n in bare) and equal(_value(gold), _value(candidate))
 
 
 def _formula(node: Node) -> bool:
@@ -55,12 +61,14 @@ def _formula(node: Node) -> bool:
 
 def _set(node: Node) -> bool:
     if isinstance(node, Leaf):
-        return "\\setminus" in node.text
+        return bool(re.search(r"\\(?:setminus|cap)(?![a-zA-Z])", node.text))
     return isinstance(node, Union | Interval) or (isinstance(node, Items) and node.bracket == "{")
 
 
 def _relation(node: Node, text: str) -> bool:
-    return isinstance(node, Leaf | Labelled) and bool(re.search(r"(?<!\\)[=<>]|\\(?:leq|geq|neq)(?![a-zA-Z])", text))
+    return isinstance(node, Leaf | Labelled) and bool(
+        re.search(r"(?<!\\)[=<>]|\\(?:leq|geq|neq)(?![a-zA-Z])", re.sub(r"_\{[^{}]*\}", "", text))
+    )
 
 
 def _value(text: str) -> str:
@@ -76,6 +84,14 @@ def alike(gold: Node, candidate: Node) -> bool:
     if gold == candidate:
         return True
     match gold, candidate:
+        case (Labelled(label=name, value=Interval() | Items()), _) if "," in name and name != (
+            own := _sorted_names(name)
+        ):
+            return alike(Labelled(own, _permuted(name, gold.value)), candidate)
+        case (_, Labelled(label=name, value=Interval() | Items())) if "," in name and name != (
+            own := _sorted_names(name)
+        ):
+            return alike(gold, Labelled(own, _permuted(name, candidate.value)))
         case Labelled(), Labelled():
             candidate = _same_argument(gold, candidate)
             return gold.label == candidate.label and alike(gold.value, candidate.value)
@@ -172,10 +188,42 @@ def _items(gold: Items, candidate: Items) -> bool:
     if len(set(names)) == len(names) == len(gold.parts) and set(names) == set(other) and len(other) == len(names):
         by_name = {p.label: p for p in candidate.parts if isinstance(p, Labelled)}
         return all(alike(p, by_name[p.label]) for p in gold.parts if isinstance(p, Labelled))
+    if "(" in (gold.bracket, candidate.bracket):
+        gold, candidate = _by_name(gold), _by_name(candidate)
     ordered = {gold.bracket, candidate.bracket} & {"(", "["} or _different_things(names, gold)
     if ordered:
         return all(alike(a, b) for a, b in zip(gold.parts, candidate.parts, strict=True))
     return _matched(gold.parts, candidate.parts)
+
+
+def _name_order(name: str) -> tuple[int, str]:
+    """The order in which a tuple gives its parts: x, y, z; x_1, x_2; r, \\theta."""
+    return (name.startswith("\\"), name)
+
+
+def _sorted_names(label: str) -> str:
+    return f"({','.join(sorted(label.strip('()').split(','), key=_name_order))})"
+
+
+def _permuted(label: str, value: Node) -> Node:
+    """The value of (y, x) in the order of (x, y)."""
+    names = label.strip("()").split(",")
+    parts = _point(value).parts if isinstance(value, Interval) else value.parts if isinstance(value, Items) else ()
+    if len(parts) != len(names):
+        return value
+    return Items(
+        tuple(part for _, part in sorted(zip(names, parts, strict=True), key=lambda pair: _name_order(pair[0]))), "("
+    )
+
+
+def _by_name(items: Items) -> Items:
+    """y = 3, x = -2 as x = -2, y = 3: the tuple (-2, 3). Names of several letters stay in the order that is written."""
+    names = [p.label for p in items.parts if isinstance(p, Labelled)]
+    if len(set(names)) != len(items.parts) or not all(
+        re.fullmatch(r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{\w+\})?", n) for n in names
+    ):
+        return items
+    return Items(tuple(sorted(items.parts, key=lambda p: _name_order(p.label))), items.bracket)
 
 
 def _different_things(names: list[str], gold: Items) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from srft.verify.math.chinese import translate
 
 _CHARACTERS = {
     "−–—‐‑﹣－": "-", "＋": "+", "×✕✖": "\\times ", "÷": "/", "·⋅•∙": "\\cdot ", "∗＊": "*", "∕⁄／": "/", "＝": "=",
@@ -20,6 +23,7 @@ _CHARACTERS = {
     "⅕": "\\frac{1}{5}", "⅖": "\\frac{2}{5}", "⅗": "\\frac{3}{5}", "⅘": "\\frac{4}{5}", "⅙": "\\frac{1}{6}",
     "⅚": "\\frac{5}{6}", "⅛": "\\frac{1}{8}", "⅜": "\\frac{3}{8}", "⅝": "\\frac{5}{8}", "⅞": "\\frac{7}{8}",
     "０": "0", "１": "1", "２": "2", "３": "3", "４": "4", "５": "5", "６": "6", "７": "7", "８": "8", "９": "9",
+    "…⋯": "\\dots ", "∀": "\\forall ", "∴": "\\therefore ", "⇒→": "\\Rightarrow ",
     "\u200b\u200c\u200d\u2060\ufeff": "",
 }  # fmt: skip
 _TABLE = str.maketrans({one: tex for many, tex in _CHARACTERS.items() for one in many})
@@ -27,17 +31,26 @@ _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 
 FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|lg|max|min|gcd|lcm|det"
+_BASE_WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_BASES = "|".join(["\\d+", *_BASE_WORDS.split()[2:]])
+
+
+def _in_base(match: re.Match[str]) -> str:
+    base = match[1] if match[1].isdigit() else _BASE_WORDS.split().index(match[1])
+    return f"_{{{base}}}"
+
+
 _NAME = r"(?<![\\a-zA-Z])"  # not within a word or a command
 
 # In this order: (pattern, replacement).
-_REWRITES: list[tuple[re.Pattern[str], str]] = [
+_REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"[\x00-\x1f\x7f-\xa0\u2000-\u200a\u202f\u205f\u3000\ud800-\udfff]", " "),
         (r"\{\s*,\s*\}", ","),  # 10{,}000
         (r"\\!\s*", ""),
         (r"\\\\\s*\[[\d.]+\s*(?:pt|ex|em|mm|cm)\]", r"\\\\"),
-        (r"(?<!\\)\\(?:[,;:>]|enspace|thinspace|displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])", " "),
+        (r"(?<!\\)\\(?:[,;:>]|(?:enspace|thinspace|displaystyle|textstyle|limits|nolimits)(?![a-zA-Z]))", " "),
         (r"\\q?quad", " "),  # also in \quadx, which is no command
         (r"(?<!\\)\\(?= )", ""),
         (r"~(?!=)", " "),
@@ -79,12 +92,39 @@ _REWRITES: list[tuple[re.Pattern[str], str]] = [
             r"\\text{",
         ),
         (r"\{\s*\\(?:rm|bf|it)\s+", r"\\text{"),
+        (
+            rf"(?<=[\dA-Fa-f)])\s*_\s*\{{\s*(?:\\text\s*\{{\s*(?:base\s*)?\}}?|base|\()?\s*({_BASES})\s*[)\s}}]*\}}",
+            _in_base,
+        ),
         (r"\\text\s*\{\s*\}", ""),
         (r"_\s*\{?\s*\\text\s*\{\s*([a-zA-Z0-9]+)\s*\}\s*\}?", r"_{\1}"),
         (r"_\s*([a-zA-Z0-9])(?![a-zA-Z0-9])", r"_{\1}"),
         (r"_\s*\{\s*(\\?[a-zA-Z0-9]+)\s*\}", r"_{\1}"),
         (r"_\{\\([a-zA-Z]+)\}", r"_{\1}"),  # of the sun, \odot, among others, which the parser does not know
         (rf"\\text\s*\{{\s*({FUNCTIONS})\s*\}}", r"\\\1 "),
+        # upright constants and differentials
+        (r"(?<=.)\\text\s*\{\s*([abcdefijnopqruvwxyz])\s*\}|^\\text\s*\{\s*([eid])\s*\}(?=.)", r" \1\2"),
+        (r"\\(?:mathrm|rm)\s+([eid])(?![a-zA-Z])", r" \1"),
+        # what only decorates
+        (r"\\(?:text)?color(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}|\\(?:underline|underbrace|overbrace)(?![a-zA-Z])", ""),
+        (
+            r"^(?:\s|=|\\(?:approx|therefore|because|Rightarrow|Longrightarrow|rightarrow|implies|iff|to)(?![a-zA-Z]))+",
+            "",
+        ),
+        (r"\\not\s*=", r"\\neq "),
+        # money
+        (r"\\(?:text)?euro(?![a-zA-Z])(?:\{\})?", "€"),
+        (r"\\(?:pounds|textsterling)(?![a-zA-Z])(?:\{\})?", "£"),
+        (r"\\text\s*\{\s*(\\\$|[€£¥₹])\s*\}", r"\1"),
+        # numbers
+        (r"(?<=\d)(\.\d+)\s*\.{3}", r"\1\\dots "),
+        (r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(?=\d)", ":"),
+        (
+            rf"(?<=[\dA-Fa-f)])\s*(?:\\text\s*\{{)?\s*\(?\s*(?:in\s+)?base[ -]*\}}?\s*({_BASES})(?![\w.])\s*\)?\s*\}}?",
+            _in_base,
+        ),
+        (r"(?:\{\s*\})?[_^]\s*\{?(\d+)\}?\s*C\s*_\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
+        (r"(?<![a-zA-Z\\])C_\s*\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?", r"\\binom{\1}{\2}"),
         # plain-text mathematics
         (r"^\s*\*\*(.*)\*\*\s*$", r"\1"),
         (r"\*\*", "^"),
@@ -111,9 +151,12 @@ def tidy(text: str) -> str:
     """
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPER)}}}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m[0].translate(_SUB)}}}", text)
-    text = text.translate(_TABLE)
+    text = translate(text.translate(_TABLE))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    if "\\begin" not in text:
+        text = text.replace("\\\\", ", ")
     text = _brace(text, "frac", 2)
     text = _brace(text, "binom", 2)
     text = _brace(text, "sqrt", 1)
@@ -121,6 +164,7 @@ def tidy(text: str) -> str:
     return _trim(_SYSTEM.sub(_one_line, text))
 
 
+_CHOOSE = re.compile(r"(?:\{|^)\s*((?:[^{}]|\{[^{}]*\})+?)\s*\\choose\s*((?:[^{}]|\{[^{}]*\})+?)\s*(?:\}|$)")
 _SYSTEM = re.compile(
     r"(?:\\\{\s*)?\\begin\{(cases|aligned|align\*?|gathered|(?<=\\\{ \\begin\{)array)\}(?:\{[lcr ]+\})?(.*?)\\end\{\1\}"
 )

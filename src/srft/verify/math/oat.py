@@ -8,8 +8,8 @@ from typing import Any
 
 from srft.verify.answer import LONGEST_ANSWER, answer_of
 from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade
-from srft.verify.math.algebra import plain_math_verify
 from srft.verify.math.limits import refusal
+from srft.verify.math.parser import plain_math_verify
 
 _UNITS = (
     "degree|mph|kmph|ft|mile|lb|gm|dm|day|hour|minute|min|second|sec|unit|kg|month|km|cm|mm|liter|litre|yard|year|metre|"

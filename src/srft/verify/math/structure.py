@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 
 from srft.verify.math.nodes import EMPTY, INFINITY, Interval, Items, Labelled, Leaf, Matrix, Node, Union, Words
 from srft.verify.math.normal import group_end
@@ -48,6 +49,8 @@ def parse(text: str) -> Node:
             rows = [row.strip() for row in match["body"].split("\\\\")]
             return Matrix(tuple(tuple(cell.strip() for cell in row.split("&")) for row in rows if row), bars, text)
         return Leaf(text)
+    if exact(text) is not None:
+        return Leaf(text)
     if (whole := _TEXT.fullmatch(text)) and _NUMBER_AND_UNIT.fullmatch(whole[1]):
         return parse(whole[1])
     if words := _words(text):
@@ -56,8 +59,6 @@ def parse(text: str) -> Node:
         return EMPTY if _NOTHING.fullmatch(words.text) else words
     if _NOTHING.fullmatch(text):
         return EMPTY
-    if exact(text) is not None:
-        return Leaf(text)
     if (text[:1] == "]" or text[-1:] == "[") and not re.search(r"[()\[\]]", text[1:-1]):
         return _bracketed(text) or Leaf(text)
     for separator in (";", _AND, ","):
@@ -110,6 +111,8 @@ def _within_number(text: str, i: int, inside: bool) -> bool:
 
 def _list(text: str, parts: list[str], separator: str | re.Pattern[str]) -> Node:
     nodes = [node for part in parts for node in _spread(parse(part))] if separator != ";" else [parse(p) for p in parts]
+    if groups := _grouped(nodes):
+        return Items(groups, "")
     values = [n.value if isinstance(n, Labelled) else n for n in nodes]
     if separator is not _AND or not all(isinstance(v, Interval | Union) and not _pair(v) for v in values):
         return Leaf(text) if re.search(r"\\(?:land|lor|wedge|vee)(?![a-zA-Z])", text) else Items(tuple(nodes), "")
@@ -121,6 +124,17 @@ def _list(text: str, parts: list[str], separator: str | re.Pattern[str]) -> Node
     if len(values) == 2 and low and high:  # x > 1 and x < 3
         return Labelled(label, Interval(low[0].low, high[0].high, low[0].closed_low, high[0].closed_high))
     return Leaf(text)
+
+
+def _grouped(nodes: list[Node]) -> tuple[Node, ...]:
+    """p = 5, q = 2 and p = 7, q = 2 as two answers of two; () when the names do not recur like this."""
+    names = [node.label for node in nodes if isinstance(node, Labelled)]
+    size = len(set(names))
+    if len(names) != len(nodes) or size < 2 or len(names) == size:
+        return ()
+    groups = [tuple(nodes[i : i + size]) for i in range(0, len(nodes), size)] if len(names) % size == 0 else []
+    whole = all(len({n.label for n in group if isinstance(n, Labelled)}) == size for group in groups)
+    return tuple(Items(group, "") for group in groups) if whole else ()
 
 
 def _pair(node: Node) -> bool:
@@ -135,6 +149,8 @@ def _spread(node: Node) -> tuple[Node, ...]:
 def _single(text: str) -> Node:
     if (labelled := _labelled(text)) or (labelled := _inequality(text)):
         return labelled
+    if re.search(r"\\cap(?![a-zA-Z])", text):
+        return Leaf(text)
     pieces = split(text, re.compile(r"\\cup(?![a-zA-Z])"))
     if len(pieces) > 1:
         return Union(tuple(_single(piece) for piece in pieces))
@@ -159,14 +175,21 @@ def _labelled(text: str) -> Node | None:
     sides = split(text, "=")
     if len(sides) > 1 and all(sides) and not _RELATION.search(text):
         if _LABEL.fullmatch(sides[0]):
-            if len({value for side in sides[1:] if (value := exact(side)) is not None}) < 2:
+            if len({value for side in sides[1:] if (value := _literal(side)) is not None}) < 2:
                 return Labelled(_squeeze(sides[0]), parse(sides[-1]))
-        elif None not in (values := {exact(side) for side in sides}) and len(values) == 1:
-            return Leaf(sides[-1])  # 10/4 = 2.5
+        elif None not in (values := {_literal(side) for side in sides}) and len(values) == 1:
+            return Leaf(min(sides, key=lambda side: "%" in side))  # 10/4 = 2.5 = 250%
+        elif len(sides) == 2 and _LABEL.fullmatch(sides[1]):
+            return Labelled(_squeeze(sides[1]), parse(sides[0]))  # 5 = x
     member = split(text, re.compile(r"\\in(?![a-zA-Z])"))
     if len(member) == 2 and _LABEL.fullmatch(member[0]):
         return Labelled(_squeeze(member[0]), parse(member[1]))
     return None
+
+
+def _literal(text: str) -> Fraction | None:
+    value = exact(text.removesuffix("\\%"))
+    return value / 100 if value is not None and text.endswith("\\%") else value
 
 
 def _inequality(text: str) -> Node | None:
