@@ -24,7 +24,7 @@ Quantity = Callable[[Tensor, Tensor | None], Tensor]  # log π (C, V) and log π
 class TokenValues(NamedTuple):
     """What a policy says of the N response tokens of a micro-batch, in the order of `MicroBatch.row`; float32 or wider.
 
-    Args:
+    Attributes:
         logp: (N,) log π (nats), at each token's temperature, e.g. [-0.1, -2.3].
         entropy: (N,) entropy of π over the vocabulary (nats), at each token's temperature, e.g. [0.4, 1.9].
         quantities: (N,) by name, what was asked for of the whole vocabulary, e.g. {"rbf": [1, 6]}.
