@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from srft.objective import srft as srft
     from srft.recipe.load import load_recipe as load_recipe
     from srft.recipe.schema import Recipe as Recipe
-    from srft.run.train import Run as Run
+    from srft.run.callbacks import Callback as Callback
+    from srft.run.result import Run as Run
     from srft.run.train import train as train
+    from srft.training.ending import StopTraining as StopTraining
 
     __version__: str
 
@@ -37,7 +39,10 @@ _HOMES = {
     ),
     "srft.recipe.load": ("load_recipe",),
     "srft.recipe.schema": ("Recipe",),
-    "srft.run.train": ("Run", "train"),
+    "srft.run.callbacks": ("Callback",),
+    "srft.run.result": ("Run",),
+    "srft.run.train": ("train",),
+    "srft.training.ending": ("StopTraining",),
 }  # fmt: skip
 __all__ = [name for names in _HOMES.values() for name in names]
 
@@ -49,3 +54,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'srft' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -256,7 +256,7 @@ def test_every_former_option_of_eval_has_a_key_that_loads() -> None:
 def test_a_small_train_shows_progress(tmp_path: Path) -> None:
     result = command("train", "quickstart", *SMALL, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
-    for words in ("reward", "H demo", "H roll", "sft_demo", "rl_wrong", "tok/s", "left", "avg", "pass", "Done"):
+    for words in ("reward", "entropy", "sft_demo", "rl_wrong", "tok/s", "left", "avg", "pass", "Done"):
         assert words in result.stdout
     assert re.search(r"test[ │]+4[ │]+2[ │]+\d+\.\d %[ │]+\d+\.\d %", result.stdout)  # problems, samples, avg@2, pass@2
     assert "Traceback" not in result.stderr

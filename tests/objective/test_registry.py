@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import pydoc
+import re
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,16 @@ def test_every_option_is_explained() -> None:
     assert [place for place in options if not option_meaning(*place)] == []
     known = {option for _, option in options} | {f"{name}.{option}" for name, option in options}
     assert set(OPTIONS) <= known
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_help_shows_the_options_of_a_method(name: str) -> None:
+    method = methods()[name]
+    assert inspect.signature(method) == inspect.signature(method.function)
+    page = pydoc.plain(pydoc.render_doc(method))
+    assert method.summary in page
+    assert method.source in page
+    for option, (_, default) in method.options.items():
+        assert re.search(rf"^ +{option}: .+ = {re.escape(repr(default))}$", page, re.MULTILINE)
+    for preset in method.presets:
+        assert f"{preset}: " in page

@@ -56,6 +56,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<recipe>-<time> if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     engine: Annotated[str, typer.Option(help="local, or verl: on the GPUs of a Ray cluster.")] = "local",
+    silent: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; train nothing.")] = False,
 ) -> None:
     """Train as a recipe says: `srft train quickstart optim.lr=2e-6 training.steps=2 --out DIR`. Or without one:
@@ -63,6 +64,8 @@ def train(
     quiet()
     if engine not in ENGINES:
         raise SrftError(f"unknown engine '{engine}'", where="--engine", fix=did_you_mean(engine, ENGINES))
+    from rich.console import Console
+
     from srft.recipe.load import load_recipe
 
     changes = list(overrides or [])
@@ -96,13 +99,14 @@ def train(
 
         show_plan(chosen, out, console())
         return
+    shown = Console(quiet=True) if silent else console()
     if engine == "verl":
         from srft.engines.verl.train import train as run_on_verl
 
-        if not run_on_verl(chosen, out, resume=resume, console=console(), overrides=of_verl).finished:
+        if not run_on_verl(chosen, out, resume=resume, console=shown, overrides=of_verl).finished:
             raise typer.Exit(130)
         return
     from srft.run.train import train as run
 
-    if not run(chosen, out, resume=resume, console=console()).finished:
+    if not run(chosen, out, resume=resume, console=shown).finished:
         raise typer.Exit(130)

@@ -10,13 +10,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, ParamSpec, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from srft.errors import SrftError, did_you_mean
 from srft.objective.options import option_meaning
-from srft.objective.tokens import Tokens
 from srft.objective.vocabulary import Quantity
 
 Need = Literal[
@@ -32,11 +31,13 @@ Need = Literal[
 ]
 Terms = dict[str, Tensor]
 History = Sequence[Mapping[str, Any]]
+P = ParamSpec("P")  # tokens and options
 
 
-@dataclass(frozen=True)
-class Method:
-    """A registered method. Called on a micro-batch it gives its terms by name; the loss is their sum.
+@dataclass(frozen=True, repr=False)
+class Method(Generic[P]):
+    """A registered method. Called on a micro-batch it gives its terms by name; the loss is their sum. It has its
+    function's signature, and `help` shows its options.
 
     Args:
         name: the word in a recipe.
@@ -55,7 +56,7 @@ class Method:
     """
 
     name: str
-    function: Callable[..., Terms]
+    function: Callable[P, Terms]
     needs: Callable[[Mapping[str, Any]], frozenset[Need]]
     source: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -65,14 +66,17 @@ class Method:
     chooses: Callable[[Mapping[str, Any], int, History, float], frozenset[Need]] | None = None
     uses_advantage: Callable[[Mapping[str, Any]], bool] | None = None
 
-    def __call__(self, t: Tokens, **options: Any) -> Terms:
+    def __repr__(self) -> str:
+        return f"<method '{self.name}'>"
+
+    def __call__(self, *tokens: P.args, **options: P.kwargs) -> Terms:
         for name, value in options.items():
             kind, _ = self.options.get(name, (None, None))
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise SrftError(
                     f"{name} is {value!r}", where=f"method '{self.name}'", fix=did_you_mean(str(value), get_args(kind))
                 )
-        return self.function(t, **options)
+        return self.function(*tokens, **options)
 
     @property
     def options(self) -> dict[str, tuple[Any, Any]]:
@@ -120,20 +124,41 @@ def method(
     *,
     needs: set[Need] | Callable[[Mapping[str, Any]], set[Need]],
     **fields: Any,
-) -> Callable[[Callable[..., Terms]], Method]:
+) -> Callable[[Callable[P, Terms]], Method[P]]:
     """Register a function `f(t: Tokens, *, option=default, …) -> {term: scalar}` as the method `name`.
 
     `needs` may be a function of the options; `fields` are the other fields of `Method`, all optional.
     """
 
-    def register(function: Callable[..., Terms]) -> Method:
+    def register(function: Callable[P, Terms]) -> Method[P]:
         def resolved_needs(options: Mapping[str, Any]) -> frozenset[Need]:
             return frozenset(needs(registered.defaults(options)) if callable(needs) else needs)
 
         registered = _METHODS[name] = Method(name, function, resolved_needs, **fields)
+        _document(registered)
         return registered
 
     return register
+
+
+def _document(method: Method) -> None:
+    """Give it what `inspect.signature` and `help` read: its function, and a docstring with its options."""
+    options = [f"{name}: {inspect.formatannotation(kind)} = {x!r}" for name, (kind, x) in method.options.items()]
+    facts = {
+        "Options": "".join(f"\n    {option}" for option in options),
+        "Presets": "".join(f"\n    {name}: {_changes(values)}" for name, values in method.presets.items()),
+        "Settings": f" {_changes(method.settings)}" if method.settings else "",
+        "Needs": f" {', '.join(sorted(method.needs({})))}",
+        "Source": f" {method.source}" if method.source else "",
+    }
+    text = [inspect.getdoc(method.function) or "", "\n".join(f"{name}:{fact}" for name, fact in facts.items() if fact)]
+    own = {"__wrapped__": method.function, "__name__": method.function.__name__, "__doc__": "\n\n".join(text)}
+    for name, value in own.items():
+        object.__setattr__(method, name, value)
+
+
+def _changes(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "the defaults"
 
 
 def methods() -> dict[str, Method]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,6 +76,10 @@ class SamplerContext:
     options: Any = None
 
 
+def no_progress(count: int) -> None:
+    """Show nothing."""
+
+
 class Sampler(ABC):
     """Draws responses of a policy. A backend is a subclass in a file of `rollout/samplers/`.
 
@@ -83,11 +87,13 @@ class Sampler(ABC):
         name: the word in a recipe, `rollout.engine`.
         is_policy: it computes with the policy's own network, so that no correction is due.
         Options: its own settings, the recipe's `rollout.NAME`; None where it has none.
+        progress: called while it samples, with the number of responses that are done since the last call.
     """
 
     name: ClassVar[str]
     is_policy: ClassVar[bool] = False
     Options: ClassVar[type[Section] | None] = None
+    progress: Callable[[int], None] = staticmethod(no_progress)
 
     @classmethod  # noqa: B027
     def check(cls, options: Any, model: ModelSettings | None) -> None:

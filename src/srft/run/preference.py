@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 from srft.errors import SrftError
 from srft.run.plan import Plan
+from srft.training.ending import Ending
 from srft.training.loop import Loop
 from srft.training.preference import train_on_pairs
 
 
-def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
+def train_preferences(plan: Plan, loop: Loop, start: int) -> Ending | None:
     """Train the stage by TRL. It has no step in between to continue from.
 
     Raises:
@@ -19,7 +20,7 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
     """
     recipe, steps = plan.recipe, plan.steps
     if start >= steps:
-        return True
+        return "finished"
     if start:
         raise SrftError(
             f"a finished stage of '{recipe.method.name}' cannot go on from step {start} to {steps}",
@@ -28,14 +29,17 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
         )
     if loop.span.first_step == 0 and loop.evaluation.at_start:
         loop.evaluate(0)
-    last = time.perf_counter()
+    if ending := loop.early_end.agreed():
+        return ending
+    last, done = time.perf_counter(), 0
 
-    def report(step: int, logs: Mapping[str, float]) -> None:
-        nonlocal last
+    def report(step: int, logs: Mapping[str, float]) -> bool:
+        nonlocal last, done
         now = time.perf_counter()
         metrics = {"loss": logs["loss"], "loss/dpo": logs["loss"], "step_time": now - last}
-        last = now
+        last, done = now, step
         loop.report(step, metrics | {k: v for k, v in logs.items() if k not in ("loss", "epoch")}, ())
+        return loop.early_end.agreed() is None
 
     train_on_pairs(
         loop.policy.model,
@@ -52,7 +56,4 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> bool:
         report=report,
     )
     loop.policy.sync(loop.collect.collector.sampler)
-    loop.save(steps)
-    loop.evaluate(steps)
-    loop.keep_best(steps)
-    return True
+    return loop.finish(done)

@@ -29,6 +29,7 @@ from srft.run.plan import Plan
 from srft.training.batches import Batcher
 from srft.training.collect import StepCollector
 from srft.training.display import Display
+from srft.training.ending import Listener
 from srft.training.hooks import HookContext, make_hooks
 from srft.training.loop import Loop, StageSpan
 from srft.training.prompt_stream import PromptStream
@@ -76,6 +77,7 @@ def make_loop(
     accelerator: Accelerator,
     run_dir: RunDir,
     display: Display,
+    callbacks: Listener,
 ) -> Loop:
     """The loop of a stage."""
     recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
@@ -107,7 +109,7 @@ def make_loop(
     )
     return loop_around(
         updater, trained_policy.optimizer.optimizer, batcher, make_updater, inference, collector,
-        plan, span, accelerator, run_dir, display,
+        plan, span, accelerator, run_dir, display, callbacks,
     )  # fmt: skip
 
 
@@ -123,6 +125,7 @@ def loop_around(
     accelerator: Accelerator,
     run_dir: RunDir,
     display: Display,
+    callbacks: Listener,
 ) -> Loop:
     """The loop of a stage around an engine's parts.
 
@@ -164,6 +167,7 @@ def loop_around(
         pad_token_id=plan.pad_token_id,
         scorer=inference,
     )
+    updater.progress = display.advance
     warmup = round(optim.warmup * span.steps)
     return Loop(
         span,
@@ -182,6 +186,7 @@ def loop_around(
         evaluator=evaluator,
         run_dir=run_dir,
         display=display,
+        callbacks=callbacks,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,62 +16,29 @@ from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
 from torch import distributed
 
-from srft.data.files import write_json
-from srft.data.load import json_rows
 from srft.errors import SrftError
-from srft.evaluation.contamination import overlap, warning
 from srft.policy.placement import pick_device, pick_precision
 from srft.processes import first
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
+from srft.run.announce import headline, report_overlap, show_end
+from srft.run.callbacks import Callback, Callbacks
 from srft.run.environment import environment
 from srft.run.estimate import check_size, estimate
-from srft.run.export import load_trained
-from srft.run.given_model import with_model
+from srft.run.given import Reward, with_model, with_rewards, with_rows
 from srft.run.plan import Plan, make_plan
 from srft.run.preference import train_preferences
+from srft.run.quiet import default_console, quiet_libraries
+from srft.run.result import Run
 from srft.run.select import with_selection
 from srft.run.sharding import with_sharding
 from srft.run.stage import make_collector, make_inference, make_loop, make_policy
 from srft.training.checkpoint import VERL, load_state
 from srft.training.display import Display
+from srft.training.ending import Listener
 from srft.training.loop import StageSpan
 from srft.training.run_dir import RunDir, state_folder
-from srft.verify.function import name_of
 from srft.verify.verifier import Verifier
-
-Reward = str | Callable[..., Any] | tuple[str | Callable[..., Any], float]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished or interrupted run: `directory` reads its files."""
-
-    directory: RunDir
-    finished: bool
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """One dict a step; docs/metrics.md says what is in it."""
-        return self.directory.metrics
-
-    @property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """One dict an evaluated benchmark and step."""
-        return self.directory.evaluations
-
-    def load(self, best: bool = False) -> Any:
-        """The trained model, a transformers causal LM; LoRA adapters are merged into it.
-
-        Args:
-            best: the best checkpoint by the recipe's `training.best`, in place of the newest.
-
-        Raises:
-            SrftError: there is no such checkpoint.
-        """
-        directory = self.directory
-        recipe = load_recipe(directory.path / "recipe.yaml")
-        return load_trained(recipe, directory.best_checkpoint if best else directory.checkpoint)
 
 
 def train(
@@ -84,6 +51,7 @@ def train(
     rewards: Sequence[Reward] = (),
     model: Any = None,
     tokenizer: Any = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train as the recipe says; the same call on every process of a launch.
 
@@ -91,53 +59,41 @@ def train(
         recipe: from `load_recipe`; when resuming, the run's own if left out.
         out: the run directory, `runs/<recipe>-<time>` if left out.
         resume: continue the run in `out` from its newest checkpoint.
-        console: where to show progress; silent if left out.
+        console: where to show progress, e.g. rich's `Console()`, or `Console(quiet=True)` for silence. If left out, a
+            notebook and Python's prompt show it and a script is silent.
         data: rows in place of the recipe's `data.path`: a list of dicts or a `datasets.Dataset`, in the columns that a
             file would have. The run directory keeps them as data.jsonl, which the run's own recipe names.
         rewards: Python functions, each alone or with its weight, `"grader"` among them for the grader; in place of the
             recipe's `verify.rewards`. docs/rewards.md says what they are called with.
         model, tokenizer: a transformers causal LM and its tokenizer, in place of the recipe's `model.path`. They are
             written to the run directory; the model given is not trained itself.
+        callbacks: of your own; see `Callback`.
 
     Raises:
         SrftError: before training starts, for whatever is wrong with recipe, data, model or machine.
+        Exception: what a callback raised, once a checkpoint is saved.
     """
+    console = console or default_console()
     recipe, functions = with_rewards(chosen_recipe(recipe, out, resume), rewards)
-    accelerator = _accelerator(recipe, out)
-    run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
-    if data is not None:
-        recipe = with_rows(recipe, data, run_dir, accelerator, resume)
-    if model is not None:
-        recipe = with_model(recipe, model, tokenizer, run_dir, accelerator)
-    state = load_state(_own(run_dir.checkpoint)) if resume else None
-    set_seed(recipe.training.seed)
-    with Verifier.of(recipe.verify, functions) as verifier:
-        plans = _preflight(recipe, run_dir, accelerator, verifier)
-        display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
-        begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
-        finished = _train_stages(plans, state, accelerator, verifier, run_dir, display, begin)
-    accelerator.end_training()
-    if finished:
-        model = f" (model: {run_dir.checkpoint})" if run_dir.checkpoints else ""
-        display.say(f"Done: {run_dir.path}{model}")
-    else:
-        display.say(f"Saved. To continue: srft train --resume --out {run_dir.path}")
+    with quiet_libraries() if console else nullcontext():
+        accelerator = _accelerator(recipe, out)
+        run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
+        if data is not None:
+            recipe = with_rows(recipe, data, run_dir, accelerator, resume)
+        if model is not None:
+            recipe = with_model(recipe, model, tokenizer, run_dir, accelerator)
+        state = load_state(_own(run_dir.checkpoint)) if resume else None
+        set_seed(recipe.training.seed)
+        with Verifier.of(recipe.verify, functions) as verifier:
+            plans = _preflight(recipe, run_dir, accelerator, verifier)
+            display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
+            begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
+            with display:
+                listener = Callbacks(callbacks, Run(run_dir, finished=False))
+                finished = _train_stages(plans, state, accelerator, verifier, run_dir, display, listener, begin)
+        accelerator.end_training()
+        show_end(display, run_dir, recipe, finished, f"srft train --resume --out {run_dir.path}")
     return Run(run_dir, finished)
-
-
-def with_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> tuple[Recipe, dict[str, Callable[..., Any]]]:
-    """The recipe with the rewards by name and weight, in every stage, and the functions among them by name."""
-    if not rewards:
-        return recipe, {}
-    pairs = [reward if isinstance(reward, tuple) else (reward, 1.0) for reward in rewards]
-    names = [reward if isinstance(reward, str) else name_of(reward) for reward, _ in pairs]
-    weights = {name: weight for name, (_, weight) in zip(names, pairs, strict=True)}
-    if len(weights) < len(names):
-        raise SrftError("two have one name", where=f"rewards: {', '.join(names)}", fix="Rename one of them.")
-    verify = recipe.verify.model_copy(update={"function": None, "rewards": weights})
-    stages = tuple(stage.model_copy(update={"verify": verify}) for stage in recipe.stages)
-    functions = {name: reward for name, (reward, _) in zip(names, pairs, strict=True) if callable(reward)}
-    return recipe.model_copy(update={"verify": verify, "stages": stages}), functions
 
 
 def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -> Recipe:
@@ -153,30 +109,6 @@ def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -
     if recipe is None:
         raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
     return recipe
-
-
-def with_rows(
-    recipe: Recipe, rows: Iterable[Mapping[str, Any]], run_dir: RunDir, accelerator: Accelerator, resume: bool
-) -> Recipe:
-    """The recipe on rows in memory, which the run directory keeps; a stage with data of its own goes on with that.
-
-    Raises:
-        SrftError: these are not rows, or the run has its own already.
-    """
-    if resume:
-        fix = "Leave data out: the run reads what it kept in data.jsonl."
-        raise SrftError("a run that goes on has its data", where=f"{run_dir.path}", fix=fix)
-    kept = json_rows(rows)
-    first(accelerator, lambda: run_dir.keep_data(kept))
-    change = {"path": str(run_dir.data), "mix": ()}
-    replaced = (recipe.data.path, recipe.data.mix)
-
-    def changed(part: Recipe) -> Recipe:
-        if (part.data.path, part.data.mix) != replaced:
-            return part
-        return part.model_copy(update={"data": part.data.model_copy(update=change)})
-
-    return changed(recipe).model_copy(update={"stages": tuple(changed(part) for part in recipe.stages)})
 
 
 def _own(checkpoint: Path) -> Path:
@@ -238,6 +170,7 @@ def _train_stages(
     verifier: Verifier,
     run_dir: RunDir,
     display: Display,
+    callbacks: Listener,
     begin: Callable[[], None],
 ) -> bool:
     """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
@@ -254,23 +187,31 @@ def _train_stages(
         policy = make_policy(plan, accelerator, checkpoint)
         inference = make_inference(plan, policy, accelerator)
         collector = make_collector(plan, inference, verifier)
+        collector.sampler.progress = display.advance
         try:
+            if selection := plan.recipe.data.selection:
+                candidates = len(plan.prompts) * selection.n // accelerator.num_processes
+                display.begin("sampling its data", first_step, candidates)
             plan = with_selection(plan, inference, collector, accelerator, run_dir.selection(stage), stage)
             where = f"{accelerator.num_processes} × {accelerator.device.type}"
             where += ", sharded" * bool(plan.recipe.training.shard)
             display.say(headline(plan, where, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
             span = StageSpan(stage, first_step, plan.steps)
-            loop = make_loop(plan, span, policy, inference, collector, accelerator, run_dir, display)
+            loop = make_loop(plan, span, policy, inference, collector, accelerator, run_dir, display, callbacks)
             if here:
                 loop.restore(here)
                 begin()
             start = here["step"] if here else 0
-            finished = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
+            ending = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
         finally:
             collector.sampler.close()
         first_step += plan.steps
         accelerator.free_memory()
-        if not finished or (loop.interruption.requested and stage < len(plans)):
+        if ending == "failed":
+            raise loop.early_end.failure()
+        if ending == "stopped":
+            return True
+        if ending == "interrupted" or (loop.early_end.interruption.requested and stage < len(plans)):
             return False
     return True
 
@@ -296,42 +237,9 @@ def start_trackers(recipe: Recipe, accelerator: Accelerator) -> None:
         accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
 
 
-def report_overlap(plans: Sequence[Plan], run_dir: RunDir, display: Display) -> None:
-    """contamination.json: which problems of the evaluations stand in the training prompts; a warning if any do."""
-    prompts = [p.problem for plan in plans for p in plan.prompts]
-    sets = {task.name: task.problems for plan in plans for task in plan.evaluations}
-    overlaps = overlap(prompts, sets)
-    write_json(run_dir.path / "contamination.json", {name: o.to_json() for name, o in overlaps.items()})
-    if line := warning(overlaps):
-        display.say(line)
-
-
 def _agree(path: str) -> str:
     """The first process's path, for all: the default has the time in it."""
     return str(broadcast_object_list([path])[0])
-
-
-def headline(plan: Plan, where: str, run_dir: RunDir, stage: str) -> str:
-    """What is about to be trained, and `where`."""
-    recipe, counts, lost = plan.recipe, plan.counts, ""
-    rollouts = recipe.sampling.n if "rollouts" in recipe.needs else "no"
-    if counts.truncated or counts.dropped or plan.dropped_answers:
-        lost = (
-            f"\n{counts.truncated} over-long demonstrations truncated, {counts.dropped} dropped; "
-            f"{plan.dropped_answers} problems dropped for their answer"
-        )
-    if plan.dropped_prompts:
-        lost += f"\n{plan.dropped_prompts} prompts left out, which have no demonstration"
-    if plan.without_demonstration:
-        lost += f"\n{plan.without_demonstration} prompts have no demonstration: their rollouts alone are learnt from"
-    if recipe.data.selection is not None and any(p.rejected for p in plan.problems):
-        lost += "\nthe data's own pairs are not read, as data.selection takes samples: data.selection=null reads them"
-    lost += "".join(f"\n{line}" for line in plan.checks)
-    return (
-        f"{stage}{recipe.method.name} on {recipe.model.path}: {len(plan.prompts)} problems, {plan.steps} steps of "
-        f"{recipe.training.prompts_per_step} prompts, {rollouts} rollouts each; "
-        f"{where}; {run_dir.path}{lost}"
-    )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -74,6 +74,11 @@ class StepCollector:
         self.sampling, self.demonstrations = sampling, demonstrations
         self.prompts_per_step, self.first_step = prompts_per_step, first_step
 
+    @property
+    def rollouts(self) -> int:
+        """What this rank samples in a step of rollouts, unless a hook draws again."""
+        return self.prompts_per_step // self.accelerator.num_processes * self.sampling.n
+
     def __call__(self, step: int, needs: frozenset[Need]) -> CollectedStep:
         """The groups of this step of the stage, numbered from 0 over all ranks."""
         rank, ranks, drawn = self.accelerator.process_index, self.accelerator.num_processes, 0

@@ -1,48 +1,95 @@
-"""What a user watches: a line a step, a few completions, the evaluations."""
+"""What a user watches: a bar within a step, a line a step, a few completions, the evaluations, what came of it all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
+from rich import progress as rich
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
+from srft.evaluation.report import Table
 from srft.rollout.response import Response
+from srft.training.scores import score_table
 
-HEADER_EVERY = 20
+HEADER_EVERY = 20  # lines
+LOG_EVERY = 60.0  # seconds between lines about a long phase, where there is no bar
+# Columns of a step's line, from left to right, loss terms in the place of "loss". Where a line has no room for all,
+# those with the highest number are left out.
+COLUMNS = {
+    "step": 0, "reward": 1, "accuracy": 1, "margin": 1, "loss": 2, "entropy": 4, "entropy/demo": 5, "length": 3,
+    "tok/s": 6, "left": 0,
+}  # fmt: skip
 
 
 class Display:
-    """Prints to a Rich console; silent where `console` is None (every rank but the first)."""
+    """Prints to a Rich console; silent where `console` is None (every rank but the first). A context manager.
+
+    Args:
+        total: steps of the run.
+    """
 
     def __init__(self, console: Console | None, total: int) -> None:
-        self.console, self.total, self._lines = console, total, 0
+        self.console, self.total = console, total
+        self._bar = _bar(console) if console and console.is_terminal else None
+        self._task = self._bar.add_task("") if self._bar else rich.TaskID(0)
+        self._phase, self._done, self._wanted, self._logged = "", 0, 0, 0.0
+        self._stage, self._lines = 0, 0
+        self._known: set[str] = set()  # columns of the stage's steps
+        self._columns: list[str] = []  # of them those that are shown
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
 
     def say(self, text: str) -> None:
+        """Print a line."""
         if self.console:
-            self.console.print(text, highlight=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, phase: str, step: int, wanted: int) -> None:
+        """A phase of a step of the run begins, in which `advance` counts up to `wanted`; of 0 nothing is shown."""
+        self._phase, self._done, self._wanted = f"step {step}/{self.total} {phase}", 0, wanted
+        self._logged = time.monotonic()
+        if self._bar:
+            self._bar.reset(self._task, total=wanted, visible=wanted > 0, description=self._phase)
+            self._bar.start()
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        self._wanted = max(self._wanted, self._done)  # what a hook draws again was not foreseen
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, total=self._wanted)
+        elif time.monotonic() - self._logged > LOG_EVERY:
+            self._logged = time.monotonic()
+            self.say(f"{self._phase}: {self._done} of {self._wanted}")
+
+    def end(self) -> None:
+        """Take the bar away until the next phase begins."""
+        if self._bar:
+            self._bar.stop()
 
     def step(self, metrics: Mapping[str, Any]) -> None:
-        """One line: reward, entropies, each loss term, length, speed, time left."""
+        """One line: what the method has of reward, loss terms, entropies, length, speed, time left."""
         if not self.console:
             return
-        cells = {
-            "step": f"{metrics['step']}/{self.total}",
-            "reward": _number(metrics.get("reward")),
-            "H demo": _number(metrics.get("entropy/demo")),
-            "H roll": _number(metrics.get("entropy")),
-            **{k.removeprefix("loss/"): _number(v) for k, v in metrics.items() if k.startswith("loss/")},
-            "length": f"{metrics.get('completions/mean_length', metrics.get('demo/mean_length', 0)):.0f}",
-            "tok/s": f"{metrics['tokens_per_second']:.0f}",
-            "left": _duration(metrics["seconds_left"]),
-        }
-        widths = {name: max(len(name), 8) for name in cells}
+        cells = _cells(metrics, self.total)
+        if metrics["stage"] != self._stage:
+            self._stage, self._known = metrics["stage"], set()
+        if not cells.keys() <= self._known:  # the first step, or one that is not like those before it
+            self._known |= cells.keys()
+            self._columns = _fitting(self._known, self.console.width, self.total)
+            self._lines = 0
         if self._lines % HEADER_EVERY == 0:
-            self.console.print(Text("  ".join(n.rjust(w) for n, w in widths.items()), style="bold"), soft_wrap=True)
-        line = "  ".join(cells[name].rjust(w) for name, w in widths.items())
-        self.console.print(Text(line), soft_wrap=True)
+            self._print({name: name for name in self._columns}, "bold")
+        self._print(cells, "")
         self._lines += 1
 
     def samples(self, responses: Sequence[Response], count: int = 2) -> None:
@@ -60,27 +107,84 @@ class Display:
 
     def evaluation(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of the evaluated sets."""
-        if not self.console or not rows:
+        if rows:
+            self.table(score_table(rows))
+
+    def table(self, table: Table) -> None:
+        """Print a table."""
+        if not self.console:
             return
-        grid = Table(title=f"evaluation at step {rows[0]['step']}", title_justify="left")
-        grid.add_column("benchmark")
-        for column in ("problems", "samples", "avg", "pass", "length"):
-            grid.add_column(column, justify="right")
-        for row in rows:
-            k = row["samples"]
-            scores = [f"{100 * value:.1f} %" for value in (row["avg"], row[f"pass@{k}"])]
-            grid.add_row(row["benchmark"], str(row["problems"]), str(k), *scores, f"{row['response_length']:.0f}")
+        grid = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+        for i, name in enumerate(table.head):
+            grid.add_column(name, justify="right" if i else "left")
+        for row in table.body:
+            grid.add_row(*row)
         self.console.print(grid)
 
+    def _print(self, cells: Mapping[str, str], style: str) -> None:
+        assert self.console
+        line = " ".join(cells.get(name, "-").rjust(_width(name, self.total)) for name in self._columns)
+        self.console.print(Text(line, style=style), soft_wrap=True)
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+
+def _bar(console: Console) -> rich.Progress:
+    return rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        refresh_per_second=4,
+    )
+
+
+def _cells(metrics: Mapping[str, Any], total: int) -> dict[str, str]:
+    """A step's line by column; what it does not have is left out."""
+    length = metrics.get("completions/mean_length", metrics.get("demo/mean_length"))
+    numbers = {
+        "reward": metrics.get("reward"),
+        "accuracy": metrics.get("rewards/accuracies"),
+        "margin": metrics.get("rewards/margins"),
+        **{name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")},
+        "entropy": metrics.get("entropy"),
+        "entropy/demo": metrics.get("entropy/demo"),
+    }
+    return {
+        "step": f"{metrics['step']}/{total}",
+        **{name: _number(value) for name, value in numbers.items() if value is not None},
+        **({"length": f"{length:.0f}"} if length is not None else {}),
+        **({"tok/s": f"{metrics['tokens_per_second']:.0f}"} if metrics["tokens_per_second"] else {}),
+        "left": _duration(metrics["seconds_left"]),
+    }
+
+
+def _fitting(names: Iterable[str], room: int, total: int) -> list[str]:
+    """The columns for which a line has room, in their order."""
+    order = list(COLUMNS)
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: (COLUMNS.get(name, COLUMNS["loss"]), name)):
+        if sum(_width(other, total) + 1 for other in kept) + _width(name, total) <= room:
+            kept.append(name)
+    return sorted(kept, key=lambda name: (order.index(name if name in COLUMNS else "loss"), name))
+
+
+def _width(name: str, total: int) -> int:
+    content = {"step": 2 * len(str(total)) + 1, "length": 5, "tok/s": 5, "left": 5}.get(name, 6)
+    return max(len(name), content)
+
+
+def _number(value: float) -> str:
+    return f"{value:z.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    return f"{hours}h{minutes:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _short(text: str, limit: int = 400) -> str:

@@ -27,13 +27,15 @@ from srft.training.checkpoint import (
     save_tensors,
     trained_weights,
 )
+from srft.training.clock import Clock
 from srft.training.collect import StepCollector
 from srft.training.display import Display
+from srft.training.ending import EarlyEnd, Ending, Listener
 from srft.training.hooks import Hook
 from srft.training.metrics import response_metrics, sampler_warning
 from srft.training.run_dir import RunDir
 from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
-from srft.training.signals import Interruption, stop_on_signals
+from srft.training.signals import stop_on_signals
 from srft.training.update import TrainedNetwork, Updater
 
 
@@ -63,6 +65,7 @@ class Loop:
         inference: what samples and scores: the policy itself, or a copy of it.
         collect: draws a step's prompts and collects the responses.
         evaluator: of the evaluation's benchmarks.
+        callbacks: the user's.
     """
 
     def __init__(
@@ -84,39 +87,51 @@ class Loop:
         evaluator: Evaluator,
         run_dir: RunDir,
         display: Display,
+        callbacks: Listener,
     ) -> None:
         self.span, self.training, self.evaluation, self.logging = span, training, evaluation, logging
         self.updates_per_batch, self.needs, self.accelerator = updates_per_batch, needs, accelerator
         self.updater, self.inference, self.scheduler = updater, inference, scheduler
         self.collect, self.batcher = collect, batcher
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
+        self.callbacks, self.early_end = callbacks, EarlyEnd(accelerator)
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
-        self.interruption = Interruption()
         self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
+        self._evaluation_seconds = 0.0  # of the last one
         self._warned = False  # of the sampler, once a stage
 
-    def train(self, start: int = 0) -> bool:
-        """Run the steps after `start`. Returns False when it was interrupted; then it saved and can be continued."""
+    def train(self, start: int = 0) -> Ending:
+        """Run the steps after `start`. An interrupted run has saved and can be continued.
+
+        Raises:
+            Exception: what a callback raised, after saving.
+        """
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
         elif start > 0:  # the run may have been stopped between the checkpoint and what follows it
             if self._lacks_evaluation(start):
                 self.evaluate(start)
             self.keep_best(start)
-        with stop_on_signals(announce=self.accelerator.is_main_process) as self.interruption:
-            for step in range(start + 1, self.span.steps + 1):
-                self.step(step)
-                if not self._save_and_evaluate(step):
-                    return False
-        return True
+        ending = self.early_end.agreed() or (None if start < self.span.steps else "finished")
+        with stop_on_signals(announce=self.accelerator.is_main_process) as self.early_end.interruption:
+            while ending is None:
+                start += 1
+                self.step(start)
+                ending = self.finish(start)
+        if ending == "failed":
+            raise self.early_end.failure()
+        return ending
 
     def step(self, step: int) -> None:
         """One step of the stage: the whole cycle."""
-        clock = _Clock()
+        clock = Clock()
         needs = self.needs_of(step)
+        number = self.span.first_step + step
+        self.display.begin("sampling", number, self.collect.rollouts if "rollouts" in needs else 0)
         collected = self.collect(step, needs)
         clock.lap("seconds/collect")
         batches = self.batcher.split(collected.responses, step, self.training.prompts_per_step, self.updates_per_batch)
+        self.display.begin("updating", number, sum(len(batch.micro_batches) for batch in batches))
         metrics = self.updater.update_all(self.updater.prepare(batches, needs))
         metrics |= response_metrics(collected.responses, self.accelerator)
         for hook in self.hooks:
@@ -158,7 +173,8 @@ class Loop:
         pace = fmean([*(row["step_time"] for row in self.history[-9:]), metrics["step_time"]])
         row = {"step": number, "stage": self.span.stage, **dict(sorted(metrics.items()))}
         row["tokens_per_second"] = metrics.get("tokens", 0) / metrics["step_time"]
-        row["seconds_left"] = pace * (self.span.steps - step)
+        evaluations = sum(self._is_evaluated(s) for s in range(step, self.span.steps + 1))
+        row["seconds_left"] = pace * (self.span.steps - step) + self._evaluation_seconds * evaluations
         self.history.append(row)
         saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.logging.rollouts else []
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=number)
@@ -172,6 +188,7 @@ class Loop:
                 self._warned = True
             if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
+            self.early_end.call(lambda: self.callbacks.step(row))
 
     def evaluate(self, step: int) -> None:
         """Evaluate every benchmark and write its scores."""
@@ -179,8 +196,10 @@ class Loop:
             return
         number = self.span.first_step + step
         began = time.perf_counter()
+        samples = sum(len(task.groups) * task.params.n for task in self.evaluator.tasks)
+        self.display.begin("evaluating", number, samples // self.accelerator.num_processes)
         results = self.evaluator.run(self.run_dir.evaluation(number))
-        seconds = time.perf_counter() - began
+        self._evaluation_seconds = seconds = time.perf_counter() - began
         rows = [{"step": number, "benchmark": name, **scores, "seconds": seconds} for name, scores in results.items()]
         for row in rows:
             numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
@@ -192,6 +211,7 @@ class Loop:
             for row in (row for row in rows if "demo_nll" in row):
                 loss = f"{row['demo_nll']:.4f} nats a token, perplexity {row['demo_perplexity']:.3f}"
                 self.display.say(f"{row['benchmark']}: loss of its demonstrations {loss}")
+            self.early_end.call(lambda: self.callbacks.evaluation(rows))
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes."""
@@ -270,47 +290,35 @@ class Loop:
         self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage and row["step"] <= last]
         self._saved = state["step"]
 
+    def finish(self, step: int) -> Ending | None:
+        """Save and evaluate what is due after a step. Returns how the stage ends here, None where it goes on."""
+        last, ending = step == self.span.steps, self.early_end.agreed()
+        if ending or last or self._checkpoint_is_due(step):
+            self.save(step)
+        if ending == "failed" or (ending == "interrupted" and not last):
+            return ending
+        evaluates = ending == "stopped" or self._is_evaluated(step)
+        if evaluates:
+            self.evaluate(step)
+            ending = self.early_end.agreed()
+            if ending and self._saved != step:
+                self.save(step)
+        if evaluates or self._saved == step:
+            self.keep_best(step)
+        return "finished" if last and ending in (None, "interrupted") else ending
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        minutes = gather(self.accelerator, [(time.monotonic() - self._saved_at) / 60])[0]  # the first process's clock
+        in_time = 0 < self.training.checkpoint_minutes <= minutes
+        return in_time or _is_due(step, self.training.checkpoint_every)
+
+    def _is_evaluated(self, step: int) -> bool:
+        return bool(self.evaluator.tasks) and (step == self.span.steps or _is_due(step, self.evaluation.every))
+
     def _lacks_evaluation(self, step: int) -> bool:
         """An evaluation is due after the step, and not written."""
         number = self.span.first_step + step
-        due = step == self.span.steps or _is_due(step, self.evaluation.every)
-        return due and all(row["step"] != number for row in self.run_dir.evaluations)
-
-    def _save_and_evaluate(self, step: int) -> bool:
-        """What is due after a step. Returns False where the run stops here before its last step."""
-        votes = gather(self.accelerator, [(self.interruption.requested, self._minutes_since_saving())])
-        stop, minutes = any(requested for requested, _ in votes), votes[0][1]  # the first process's clock counts
-        last = step == self.span.steps
-        in_time = 0 < self.training.checkpoint_minutes <= minutes
-        save = last or stop or in_time or _is_due(step, self.training.checkpoint_every)
-        if save:
-            self.save(step)
-        if stop and not last:
-            return False
-        evaluate = last or _is_due(step, self.evaluation.every)
-        if evaluate:
-            self.evaluate(step)
-        if save or evaluate:
-            self.keep_best(step)
-        return True
-
-    def _minutes_since_saving(self) -> float:
-        return (time.monotonic() - self._saved_at) / 60
-
-
-class _Clock:
-    """Seconds by part of a step, and of all of it."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        """The part since the last lap."""
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self.seconds["step_time"] = now - self._began
-        self._last = now
+        return self._is_evaluated(step) and all(row["step"] != number for row in self.run_dir.evaluations)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -352,7 +352,7 @@ describe("tokens_per_second", "these by the step's duration", "tokens/s")
 describe("step_time", "duration of the step", "s", trl=True)
 describe("seconds/collect", "sampling and grading", "s")
 describe("seconds/update", "everything between sampling and reporting", "s")
-describe("seconds_left", "to the stage's last step, at the pace of the last ten, without evaluations", "s")
+describe("seconds_left", "to the stage's end, at the pace of the last ten steps and of the last evaluation", "s")
 
 
 def _groups(facts: Sequence[ResponseFacts]) -> list[list[ResponseFacts]]:

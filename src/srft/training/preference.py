@@ -40,14 +40,14 @@ def train_on_pairs(
     gradient_checkpointing: bool,
     steps: int,
     processes: int,
-    report: Callable[[int, Mapping[str, float]], None],
+    report: Callable[[int, Mapping[str, float]], bool],
 ) -> None:
     """Train `model` in place for `steps` optimizer steps; the reference is the model as it comes in (PSFT Table 9).
 
     Args:
         beta: DPO's.
         length: tokens of a prompt and a response together, at most.
-        report: gets each step's number and metrics.
+        report: gets each step's number and metrics, and says whether to go on.
     """
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -61,7 +61,8 @@ def train_on_pairs(
     class Report(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                report(state.global_step, {k: float(v) for k, v in logs.items() if isinstance(v, int | float)})
+                numbers = {k: float(v) for k, v in logs.items() if isinstance(v, int | float)}
+                control.should_training_stop |= not report(state.global_step, numbers)
 
     def row(prompt: Prompt) -> dict[str, str]:
         text, opening = render(prompt.problem, template, tokenizer)

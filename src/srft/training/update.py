@@ -20,6 +20,7 @@ from srft.objective.correction import weighted_gradient
 from srft.policy.forward import Quantity
 from srft.policy.micro_batch import MicroBatch
 from srft.processes import whole
+from srft.rollout.sampler import no_progress
 from srft.training.batches import UpdateBatch
 from srft.training.metrics import TokenSums, check_sampler, combined
 
@@ -66,6 +67,7 @@ class Updater:
         self.quantities = {name: _bound(q, self.options) for name, q in method.vocabulary.items()}
         self.has_dropout = accelerator.unwrap_model(policy.network).has_dropout
         self.skipped = 0
+        self.progress: Callable[[int], None] = no_progress  # called with the micro-batches that are done
 
     @property
     def networks(self) -> dict[str, TrainedNetwork]:
@@ -143,6 +145,7 @@ class Updater:
                 loss = torch.stack(list(terms.values())).sum()
                 # Ranks' gradients are averaged, while the terms are shares of one sum over ranks.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
+            self.progress(1)
         metrics = sums.metrics(self.accelerator)
         check_sampler(metrics)
         norms = self._step()

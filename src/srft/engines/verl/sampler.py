@@ -59,6 +59,7 @@ class VerlSampler(Sampler):
                     "detokenize": False,
                 },
             )
+            self.progress(1)
             return self._sample(output, known=params.top_p == 1)
 
         drawn = await asyncio.gather(*(draw(request, k) for request in requests for k in range(n)))

@@ -17,6 +17,7 @@ from srft.run.plan import Plan
 from srft.run.select import with_selection
 from srft.run.stage import loop_around, make_correction, make_shaping
 from srft.training.display import Display
+from srft.training.ending import Listener
 from srft.training.loop import Loop, StageSpan
 from srft.training.run_dir import RunDir
 from srft.training.update import TrainedNetwork, Updater
@@ -31,10 +32,12 @@ def make_stage(
     verifier: Verifier,
     run_dir: RunDir,
     display: Display,
+    callbacks: Listener,
 ) -> Loop:
     """The loop of a stage, on the samples that the stage selects first where its recipe asks for them."""
     recipe, training, optim = plan.recipe, plan.recipe.training, plan.recipe.optim
     sampler = VerlSampler(policy.cluster, stop_token_ids(plan.tokenizer, policy))
+    sampler.progress = display.advance
     collector = Collector(sampler, verifier.grade, plan.tokenizer, training.seed, plan.prompting, verifier.accuracy)
     plan = replace(plan, evaluations=[replace(task, held_out=()) for task in plan.evaluations])  # it has no logits
     plan = with_selection(plan, None, collector, accelerator, run_dir.selection(span.stage), span.stage)
@@ -56,8 +59,9 @@ def make_stage(
         pad_token_id=plan.pad_token_id,
     )
     return loop_around(
-        updater, optimizer, batcher, _no_updater, policy, collector, plan, span, accelerator, run_dir, display
-    )
+        updater, optimizer, batcher, _no_updater, policy, collector,
+        plan, span, accelerator, run_dir, display, callbacks,
+    )  # fmt: skip
 
 
 def _no_updater(method: str, lr: float | None) -> Updater:

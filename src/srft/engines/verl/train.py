@@ -21,10 +21,14 @@ from srft.engines.verl.support import check
 from srft.errors import SrftError
 from srft.policy.load import load_config
 from srft.recipe.schema import Recipe
+from srft.run.announce import headline, show_end
+from srft.run.callbacks import Callback, Callbacks
 from srft.run.plan import Plan, make_plan
-from srft.run.train import Run, chosen_recipe, headline, open_run
+from srft.run.result import Run
+from srft.run.train import chosen_recipe, open_run
 from srft.training.checkpoint import load_state
 from srft.training.display import Display
+from srft.training.ending import Listener
 from srft.training.loop import StageSpan
 from srft.training.run_dir import RunDir
 from srft.verify.verifier import Verifier
@@ -36,12 +40,13 @@ def train(
     *,
     resume: bool = False,
     console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
     overrides: Sequence[str] = (),
 ) -> Run:
     """Train as the recipe says, on verl; called on one machine of Ray's cluster.
 
     Args:
-        recipe, out, resume, console: as `srft.train` takes them.
+        recipe, out, resume, console, callbacks: as `srft.train` takes them.
         overrides: `key=value` of verl's own configuration.
 
     Raises:
@@ -61,10 +66,12 @@ def train(
         configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
         display = Display(console, sum(plan.steps for plan in plans))
         begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
-        finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display, begin)
+        with display:
+            listener = Callbacks(callbacks, Run(run_dir, finished=False))
+            finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display, listener, begin)
     accelerator.end_training()
-    again = f"Saved. To continue, with the same verl.key=value: srft train --engine verl --resume --out {run_dir.path}"
-    display.say(f"Done: {run_dir.path} (model: {run_dir.checkpoint})" if finished else again)
+    again = f"srft train --engine verl --resume --out {run_dir.path}, with the same verl.key=value"
+    show_end(display, run_dir, recipe, finished, again)
     return Run(run_dir, finished)
 
 
@@ -86,6 +93,7 @@ def _train_stages(
     verifier: Verifier,
     run_dir: RunDir,
     display: Display,
+    callbacks: Listener,
     begin: Callable[[], None],
 ) -> bool:
     """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
@@ -115,14 +123,18 @@ def _train_stages(
             if run_dir.checkpoints:
                 policy.load(run_dir.checkpoint, resume=here is not None)
             span = StageSpan(stage, here["first_step"] if here else first_step, plan.steps)
-            loop = make_stage(plan, span, policy, accelerator, verifier, run_dir, display)
+            loop = make_stage(plan, span, policy, accelerator, verifier, run_dir, display, callbacks)
             if here:
                 loop.restore(here)
                 begin()
-            finished = loop.train(here["step"] if here else 0)
+            ending = loop.train(here["step"] if here else 0)
         finally:
             cluster.close()
         first_step = span.first_step + plan.steps
-        if not finished or (loop.interruption.requested and stage < len(plans)):
+        if ending == "failed":
+            raise loop.early_end.failure()
+        if ending == "stopped":
+            return True
+        if ending == "interrupted" or (loop.early_end.interruption.requested and stage < len(plans)):
             return False
     return True

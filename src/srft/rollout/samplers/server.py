@@ -139,7 +139,11 @@ class ServerSampler(Sampler):
             }
             return whole_group([_sample(choice, params.top_p == 1) for choice in server.complete(body)], params)
 
-        return list(self.pool.map(answer, cycle(self.servers), requests))
+        groups = []
+        for group in self.pool.map(answer, cycle(self.servers), requests):
+            groups.append(group)
+            self.progress(len(group))
+        return groups
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Write the policy's weights into the folder and have each server read them. Every process reads all of

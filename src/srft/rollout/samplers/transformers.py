@@ -76,9 +76,11 @@ class TransformersSampler(Sampler):
         with _decoding(self.model) as causal_lm:
             batch = _Batch(causal_lm, requests, params, self.pad_token_id, self.stop_token_ids, self.max_batch)
             while waiting or batch.rows:
-                for row in batch.drop_finished():
+                finished = batch.drop_finished()
+                for row in finished:
                     sample = Sample(row.token_ids, row.logprobs, truncated=not row.stopped)
                     drawn[row.request, row.member] = sample
+                self.progress(len(finished))
                 batch.admit(waiting)
                 batch.advance()
         return [[drawn[i, member] for member in range(params.n)] for i in range(len(requests))]
