@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srft.data.load import load_problems
-from srft.data.template import TEMPLATES
+from srft.data.load import load_data
+from srft.data.make_template import make_template
 from srft.data.tokenize import check_tokenizer, tokenize_problems
 from srft.policy.load import load_config, load_tokenizer
 from srft.policy.placement import pick_device
@@ -84,9 +84,9 @@ def recipe_for(overrides: Iterable[str]) -> Recipe:
     template = "chat" if getattr(tokenizer, "chat_template", None) else "none"
     asked = load_recipe({"training": {"steps": 1}, "data": {"template": template}}, overrides)
     data = asked.data
-    problems = load_problems(data.path, split=data.split, limit=data.limit, options=data.options)
+    problems = load_data(data, asked.training.seed)
     whole = tokenize_problems(
-        problems, tokenizer, template=TEMPLATES[data.template], max_prompt_length=None, max_response_length=None
+        problems, tokenizer, template=make_template(data), max_prompt_length=None, max_response_length=None
     )
     config = load_config(asked.model)
     measured = Measured(
