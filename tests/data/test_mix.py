@@ -45,8 +45,9 @@ def test_what_a_path_leaves_out_is_the_sections(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"q": "x", "w": "v"}\n')
     part = {"path": str(tmp_path / "x.jsonl")}
     section = {"mix": [part, {**part, "columns": {"prompt": "w"}}], "columns": {"prompt": "q"}}
+    section["mix"][1]["source"] = "other"
     problems = load_data(DataSettings.model_validate(section), 0)
-    assert [p.prompt for p in problems] == ["x", "v"]
+    assert [(p.prompt, p.source) for p in problems] == [("x", ""), ("v", "other")]
     section["mix"] = [DataSettings.model_validate(section).mix[0].model_dump()]  # as a run's recipe.yaml has it
     assert [p.prompt for p in load_data(DataSettings.model_validate(section), 0)] == ["x"]
 

@@ -109,6 +109,11 @@ def test_a_table_keeps_its_text(tmp_path: Path) -> None:
     assert problems(tmp_path / "a.csv") == [(long, "007", ()), ("who, \u2028 or\nwhat?", "None", ())]
 
 
+def test_semicolons_of_a_spreadsheet(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("\ufeffquestion;answer\r\n1,5 + 1?;2,5\r\n".encode())
+    assert problems(tmp_path / "a.csv") == [("1,5 + 1?", "2,5", ())]
+
+
 def test_json_under_other_shapes(tmp_path: Path) -> None:
     (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "one.json").write_text(json.dumps(ROWS[0], indent=2))

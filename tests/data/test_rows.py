@@ -31,6 +31,7 @@ def read(row: Any, **columns: str) -> Any:
         ({"instruction": "2 + 3?", "input": "", "output": "5"}, "2 + 3?", ("5",), ""),
         ({"conversations": SHAREGPT}, (USER,), ("It is \\boxed{5}.",), ""),
         ({"conversations": SHAREGPT, "system": "Be brief."}, (SYSTEM, USER), ("It is \\boxed{5}.",), ""),
+        ({"prompt": "2 + 3?", "system": " "}, "2 + 3?", (), ""),
         ({"messages": [SYSTEM, USER]}, (SYSTEM, USER), (), ""),
         ({"messages": [USER, ASSISTANT, MORE, LAST]}, (USER, ASSISTANT, MORE), ("\\boxed{9}",), ""),
         ({"prompt": [USER], "completion": [ASSISTANT, MORE, LAST]}, (USER, ASSISTANT, MORE), ("\\boxed{9}",), ""),
@@ -66,6 +67,7 @@ def test_formats(row: Any, prompt: Any, demonstrations: Any, rejected: str) -> N
         ({"prompt": "q", "answer": np.float64(7.0)}, "7"),
         ({"prompt": "q", "reward_model": {"ground_truth": "5"}}, "5"),
         ({"prompt": "q", "answer": "", "gold": 3}, "3"),
+        ({"prompt": "q", "reward_model": {"ground_truth": {"numbers": [1, 2]}}}, '{"numbers": [1, 2]}'),
         ({"prompt": "q", "answer": "5 + 5 = <<5+5=10>>10\n#### 10", "completion": "10"}, "10"),
     ],
 )

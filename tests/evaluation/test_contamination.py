@@ -46,6 +46,12 @@ def test_a_system_message_and_the_order_of_options_do_not_count() -> None:
     assert overlap([Problem((system, {"role": "user", "content": "Hello?"}))], {"b": [options]})["b"].flagged == 0
 
 
+def test_plain_text_is_read_whole() -> None:
+    question = " ".join(f"word{i}" for i in range(20))
+    training = [Problem("", demonstrations=(f"Before. {question} After.",))]
+    assert overlap(training, {"b": [Problem(question)]})["b"].half == 1
+
+
 def test_the_command_line_says_it_in_json(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"problem": LONG, "answer": "9"}) + "\n")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from srft import Run, load_recipe, train
 from srft.cli import app
-from srft.data import TEMPLATES, Problem, load_problems, render
+from srft.data import TEMPLATES, Problem, load_problems, render, resolve_path
+from srft.data.files import read_jsonl
 from srft.errors import SrftError
 from srft.policy.load import ModelSettings, load_model
 from srft.run.select import saved_candidates
@@ -96,3 +99,13 @@ def test_a_stage_learns_from_the_policys_own_samples(tmp_path: Path) -> None:
     samples = {p.demonstrations[0] for p in kept}
     assert rows
     assert all(row["is_demo"] and row["response"] in samples for row in rows)
+
+
+def test_pairs_of_the_data_are_told_where_samples_take_their_place(tmp_path: Path) -> None:
+    rows = [
+        row | {"rejected": "I do not know."} for _, row in read_jsonl(Path(resolve_path("srft:arithmetic/train.jsonl")))
+    ]
+    screen = Console(file=io.StringIO(), width=200)
+    recipe = load_recipe("quickstart", ["method.name=rft", *SMALL, "logging.samples_every=0"])
+    train(recipe, tmp_path / "run", data=rows[:8], console=screen)
+    assert "the data's own pairs are not read" in screen.file.getvalue()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import random
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -132,6 +133,8 @@ def load_data(data: DataSettings, seed: int) -> list[Problem]:
             options=data.options if part.options is None else part.options,
             columns=part.columns or data.columns,
         )
+        if part.source is not None:
+            read = [replace(problem, source=part.source) for problem in read]
         problems += _weighted(read, part.weight, derive_seed(seed, "mix", number), part.path)
     return problems
 

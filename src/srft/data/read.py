@@ -61,7 +61,9 @@ def read_file(path: Path, name: str = "") -> Rows:
         return _parquet(path, name)
     text = read_text(path, name)
     if kind in (".csv", ".tsv"):
-        return _table(text, name, "\t" if kind == ".tsv" else ",")
+        header = text.partition("\n")[0]
+        semicolons = ";" in header and "," not in header  # as spreadsheets write it where the comma is for decimals
+        return _table(text, name, "\t" if kind == ".tsv" else ";" if semicolons else ",")
     if kind == ".json" and text.lstrip().startswith("["):
         return ((f"{name}, row {i}", row) for i, row in enumerate(parse_json(text, name)))
     if kind == ".json" and not re.search(r"\}\s*\n\s*\{", text):  # not JSON lines under another name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -48,7 +49,8 @@ def to_problem(row: Any, where: str, columns: Columns = Columns()) -> Problem:
         if context != prompt:
             fix = "Give both the same turns before the last one."
             raise SrftError(f"column '{name}' answers another conversation", where=where, fix=fix)
-    if prompt and (system := row.get(columns.system or "system")) and as_messages(prompt)[0]["role"] != "system":
+    system = row.get(columns.system or "system")
+    if prompt and not _is_missing(system) and as_messages(prompt)[0]["role"] != "system":
         prompt = ({"role": "system", "content": _text(system, columns.system or "system", where)}, *as_messages(prompt))
     answer = _answer(row, where, columns)
     if answer is not None and "####" in answer:  # GSM8K: the worked solution, then its value
@@ -117,6 +119,8 @@ def _answer(row: Row, where: str, columns: Columns) -> str | None:
     else:
         reward_model = row.get("reward_model")
         value = _plain(reward_model.get("ground_truth")) if isinstance(reward_model, Mapping) else None
+        if isinstance(value, Mapping):  # verl: for a reward function that knows its keys
+            value = json.dumps(value, ensure_ascii=False)
         if _is_missing(value):
             value = next((row[name] for name in ANSWERS if not _is_missing(row.get(name))), None)
     if _is_missing(value):

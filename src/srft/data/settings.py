@@ -51,6 +51,7 @@ class MixedPath(Section):
     weight: float = Field(
         1.0, gt=0, description="how often an epoch holds each of its rows; of 0.5 a half of them, drawn by the seed"
     )
+    source: str | None = Field(None, description="the data set of its rows, in place of what they name (verify.grader)")
     split: str | None = None
     options: dict[str, Any] | None = None
     limit: int | None = Field(None, gt=0)

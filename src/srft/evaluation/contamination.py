@@ -149,8 +149,9 @@ def _summary(name: str, problems: int, best: Mapping[_Place, Covered], exact: se
 
 
 def _question(problem: Problem) -> str:
-    """The question alone: a system message is in every prompt, and options stand in another order in every file."""
-    text = problem.prompt
+    """The question alone: a system message is in every prompt, and options stand in another order in every file. Plain
+    text is all question."""
+    text = problem.prompt or "".join(problem.demonstrations)
     if not isinstance(text, str):
         text = "\n".join(m["content"] for m in text if m["role"] != "system")
     return text.split("\n\nA. ")[0] if problem.metadata.get("options") else text

@@ -114,7 +114,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     _check_prompts(problems, recipe)
     kept = with_good_answers(problems, recipe, verifier)
     read = tokenized(recipe, tokenizer, kept)
-    prompts = _usable(read.prompts, recipe, recipe.reads_demonstrations)
+    prompts = usable_prompts(read.prompts, recipe, recipe.reads_demonstrations)
     if "preferences" in recipe.needs and data.selection is None:
         check_pairs(prompts, f"data.path: {data.origin}")
     evaluations = _evaluations(recipe, tokenizer)
@@ -138,7 +138,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
 def with_problems(plan: Plan, problems: list[Problem]) -> Plan:
     """The plan on other problems: those of a selection."""
     read = tokenized(plan.recipe, plan.tokenizer, problems)
-    prompts = _usable(read.prompts, plan.recipe, demonstrations=True)
+    prompts = usable_prompts(read.prompts, plan.recipe, demonstrations=True)
     dropped = len(read.prompts) - len(prompts)
     return replace(plan, prompts=prompts, counts=read.counts, dropped_prompts=dropped)
 
@@ -168,7 +168,7 @@ def tokenized(recipe: Recipe, tokenizer: Any, problems: list[Problem]) -> Tokeni
     )
 
 
-def _usable(prompts: list[Prompt], recipe: Recipe, demonstrations: bool) -> list[Prompt]:
+def usable_prompts(prompts: list[Prompt], recipe: Recipe, demonstrations: bool) -> list[Prompt]:
     """All prompts; of a method that learns from demonstrations alone those that have one.
 
     Raises:

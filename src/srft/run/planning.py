@@ -9,7 +9,7 @@ from srft.errors import SrftError
 from srft.policy.load import load_tokenizer
 from srft.recipe.schema import Recipe
 from srft.run.estimate import Estimate, estimate_on
-from srft.run.plan import tokenized
+from srft.run.plan import tokenized, usable_prompts
 from srft.run.sizing.hardware import find_gpu, this_machine
 from srft.run.sizing.setup import Lengths
 
@@ -58,8 +58,9 @@ def _lengths(recipe: Recipe) -> Lengths:
     data, limit = recipe.data, recipe.rollout.max_response_length
     try:
         problems = load_data(data, recipe.training.seed)
-        read = tokenized(recipe, load_tokenizer(recipe.model), problems)
+        read = tokenized(recipe, load_tokenizer(recipe.model), problems).prompts
+        prompts = usable_prompts(read, recipe, recipe.reads_demonstrations)
     except SrftError:
         return Lengths.assumed(recipe)
-    demonstrations = [len(d.token_ids) for p in read.prompts for d in p.demonstrations]
-    return Lengths.measured([len(p.token_ids) for p in read.prompts], demonstrations, limit)
+    demonstrations = [len(d.token_ids) for p in prompts for d in p.demonstrations]
+    return Lengths.measured([len(p.token_ids) for p in prompts], demonstrations, limit)
