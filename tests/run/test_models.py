@@ -95,6 +95,31 @@ def test_the_best_of_an_evaluation_is_saved_when_it_comes(adapters: Run) -> None
     assert names(adapters) == [f"step-{best:06d}", "step-000003"]
 
 
+def test_a_set_without_answers_has_a_loss(tmp_path: Path) -> None:
+    """Which falls as the run learns the very demonstrations."""
+    file = tmp_path / "set.jsonl"
+    file.write_text(json.dumps({"prompt": "Say a.", "completion": "aaaa"}) + "\n")
+    own = f"evaluation.sets={{own: {{path: {file}, measure: loss}}}}"
+    run = train(plain(f"data.path={file}", "training.prompts_per_step=1", own), tmp_path / "run")
+    before, after = run.evaluations
+    assert before["demo_nll"] > after["demo_nll"]
+    assert before.keys() == {
+        "step",
+        "benchmark",
+        "problems",
+        "demonstrations",
+        "demo_nll",
+        "demo_perplexity",
+        "seconds",
+    }
+    assert not list((tmp_path / "run").rglob("own.jsonl"))  # nothing was sampled
+    assert "nll" in repr(run)
+    with pytest.raises(SrftError, match="measure: loss"):
+        train(
+            plain(f"data.path={file}", "training.prompts_per_step=1", own.replace("loss", "answers")), tmp_path / "no"
+        )
+
+
 def test_a_best_metric_that_will_not_be_is_told_before_training(tmp_path: Path) -> None:
     for metric, meant in (("test/avg@8", "test/avg"), ("rewards", "reward"), ("test/demo-nll", "test/demo_nll")):
         with pytest.raises(SrftError, match=f"no metric '{metric}'") as error:
@@ -110,8 +135,13 @@ def test_a_resumed_run_keeps_what_it_followed(tmp_path: Path) -> None:
     lora = "model.lora.rank=4"
     train(plain(lora, "training.steps=1"), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    for wrong in ("model.lora.target_modules=[q_proj]", "training.best.metric=nothing", "data.path=missing.jsonl"):
-        with pytest.raises(SrftError):
+    for wrong, message in (
+        ("model.lora.target_modules=[q_proj]", "another shape"),
+        ("method.name=ppo", "saved without weights/critic"),
+        ("training.best.metric=nothing", "no metric 'nothing'"),
+        ("data.path=missing.jsonl", "missing.jsonl"),
+    ):
+        with pytest.raises(SrftError, match=message):
             train(plain(lora, wrong, "training.steps=2"), tmp_path / "run", resume=True)
         assert {path: path.read_bytes() for path in before} == before
     train(plain(lora, "optim.lr=1e-4", "training.steps=2"), tmp_path / "run", resume=True)
@@ -136,6 +166,8 @@ def test_a_model_in_memory_is_trained(tmp_path: Path) -> None:
     assert all(torch.equal(begun[name], given[name]) for name in begun)
     kept = load_recipe(tmp_path / "run/recipe.yaml")
     assert {part.model.path for part in (kept, *kept.parts)} == {str(tmp_path / "run/model")}
+    with torch.no_grad():
+        model.get_input_embeddings().weight.zero_()  # another one, which must not take the place of the first
     with pytest.raises(SrftError, match="already holds a run"):
         train(recipe, tmp_path / "run", model=model, tokenizer=tokenizer)
     assert all(torch.equal(value, begun[name]) for name, value in weights(tmp_path / "run/model").items())

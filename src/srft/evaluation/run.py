@@ -102,7 +102,7 @@ def check_gold(verifier: Verifier, task: EvaluationTask) -> int:
     Raises:
         SrftError: the grader is unknown, a problem has no answer, or none would be right.
     """
-    if task.grader == "ifeval":
+    if task.grader == "ifeval" or not task.groups:
         return 0
     check = check_answers(verifier, task.name, task.problems, task.extract)
     return check.count - check.right if check else 0

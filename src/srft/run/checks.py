@@ -86,9 +86,8 @@ def run_checks(
     if _rewards_count(recipe) and not shown and (demonstrations is None or demonstrations.is_poor):
         lines.append(unasked_box(verifier, [p.problem for p in prompts], instruction))
     for task in evaluations:
-        check = (
-            None if task.grader == "ifeval" else check_answers(verifier, task.name, task.problems, task.extract, most)
-        )
+        graded = task.groups and task.grader != "ifeval"
+        check = check_answers(verifier, task.name, task.problems, task.extract, most) if graded else None
         lines += [check.line] if check else []
     return [line for line in lines if line]
 

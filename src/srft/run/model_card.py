@@ -11,8 +11,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from srft.data.files import parse_json, read_text
+from srft.data.make_template import make_template
 from srft.data.problem import Problem
-from srft.data.template import TEMPLATES, render
+from srft.data.settings import DataSettings
+from srft.data.template import render
 from srft.recipe.schema import Recipe
 from srft.training.run_dir import RunDir
 
@@ -33,7 +35,7 @@ def model_card(
     step = int(checkpoint.name.removeprefix("step-"))
     rows = [row for row in run.evaluations if row["step"] in (0, step)]
     base, last = recipe.parts[0].model.path, recipe.parts[-1]
-    data = list(dict.fromkeys(str(part.data.path) for part in recipe.parts))
+    data = list(dict.fromkeys(path for part in recipe.parts for path in _paths(part.data)))
     metadata = ModelCardData(
         base_model=base if _is_hub_id(base) else None,
         datasets=[path for path in data if _is_hub_id(path)] or None,
@@ -63,6 +65,10 @@ def model_card(
             f"```yaml\n{_recipe(recipe)}```\n",
         ]
     )
+
+
+def _paths(data: DataSettings) -> list[str]:
+    return [part.path for part in data.mix] or [str(data.path)]
 
 
 def _is_hub_id(path: str) -> bool:
@@ -113,7 +119,7 @@ def _libraries(run: RunDir) -> str:
 
 
 def _prompt(recipe: Recipe, tokenizer: Any) -> str:
-    return render(Problem("QUESTION"), TEMPLATES[recipe.data.template], tokenizer)[0]
+    return render(Problem("QUESTION"), make_template(recipe.data), tokenizer)[0]
 
 
 def _recipe(recipe: Recipe) -> str:

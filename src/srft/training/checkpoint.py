@@ -53,8 +53,19 @@ def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read a checkpoint's tensors of these names in place; every process takes part and reads what it holds of them."""
+    """Read a checkpoint's tensors of these names in place; every process takes part and reads what it holds of them.
+
+    Raises:
+        SrftError: the checkpoint has not all of them.
+    """
     reader = HuggingFaceStorageReader(str(state_folder(checkpoint) / SHARDS))
+    missing = tensors.keys() - reader.read_metadata().state_dict_metadata.keys()
+    if missing:
+        raise SrftError(
+            f"{checkpoint.name} was saved without {min(missing)}",
+            where=str(state_folder(checkpoint)),
+            fix=f"Resume with the method that it was trained by, or start a new run: model.path={checkpoint}.",
+        )
     with _one_process_is_meant(), torch.no_grad():
         load(dict(tensors), storage_reader=reader, no_dist=not torch.distributed.is_initialized())
 

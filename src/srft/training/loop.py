@@ -207,10 +207,7 @@ class Loop:
         if self.accelerator.is_main_process:
             for row in rows:
                 self.run_dir.append("evaluations.jsonl", row)
-            self.display.evaluation([row for row in rows if "samples" in row])
-            for row in (row for row in rows if "demo_nll" in row):
-                loss = f"{row['demo_nll']:.4f} nats a token, perplexity {row['demo_perplexity']:.3f}"
-                self.display.say(f"{row['benchmark']}: loss of its demonstrations {loss}")
+            self.display.evaluation(rows)
             self.early_end.call(lambda: self.callbacks.evaluation(rows))
 
     def save(self, step: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from srft.evaluation.report import Table
 
 Row = Mapping[str, Any]  # of evaluations.jsonl
-PLAIN = {"nll": ".3f", "perplexity": ".2f"}  # of a set without scores
+LOSS = {"demo_nll": "nll", "demo_perplexity": "ppl"}  # of a set's demonstrations, with their columns
 
 
 def score_table(rows: Sequence[Row]) -> Table:
@@ -49,12 +49,14 @@ def _changed(first: Row, last: Row) -> dict[str, str]:
 
 
 def _cells(row: Row) -> dict[str, str]:
+    loss = {column: f"{row[name]:.3f}" for name, column in LOSS.items() if name in row}
     if "avg" not in row:
-        return {name: format(row[name], digits) for name, digits in PLAIN.items() if name in row}
+        return loss
     k = row["samples"]
     return {
         "k": str(k),
         "avg@k": f"{100 * row['avg']:.1f} %",
         "pass@k": f"{100 * row[f'pass@{k}']:.1f} %",
         "length": f"{row['response_length']:.0f}",
+        **loss,
     }

@@ -99,8 +99,8 @@ def check_answers(
             f"{len(missing)} of {len(problems)} problems have no answer to compare with, the first at "
             f"{missing[0].where}",
             where=f"evaluation {name}",
-            fix="Give a column `answer`, leave these rows out, or score by what needs none: verify.grader: format, or "
-            "verify.function.",
+            fix="Give a column `answer`, leave these rows out, or score by what needs none: verify.grader: format, "
+            "verify.function, or the loss of its demonstrations (`measure: loss` of an evaluation set).",
         )
     compared = spread(compared, len(compared) if most is None else most)
     if not compared:
