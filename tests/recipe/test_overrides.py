@@ -6,6 +6,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from srft import SrftError, load_recipe
 from srft.recipe.catalog import list_recipes, read_recipe
@@ -75,6 +76,14 @@ def test_steps_clear_epochs_and_the_reverse() -> None:
     assert lengths("quickstart-sft", "training.epochs=None", "training.steps=3") == [(3, None)]
     with pytest.raises(SrftError, match="give one of `steps` and `epochs`"):
         load_recipe("quickstart", ["training.epochs=2", "training.steps=3"])
+
+
+def test_a_path_clears_a_mix_and_the_reverse() -> None:
+    mixed = load_recipe("quickstart", ["data.mix=[{path: a.jsonl}, {path: b.jsonl}]"])
+    assert (mixed.data.path, len(mixed.data.mix)) == (None, 2)
+    tree = yaml.safe_load(mixed.to_yaml())
+    assert load_recipe(tree) == mixed
+    assert load_recipe(tree, ["data.path=c.jsonl"]).data.mix == ()
 
 
 def test_a_method_takes_the_settings_of_its_variant() -> None:

@@ -76,7 +76,7 @@ def test_what_the_user_says_wins() -> None:
     assert (recipe.name, recipe.optim.schedule) == ("srft-model-sft", "linear")
 
 
-@pytest.mark.parametrize(("method", "missing"), [("sft", "have no demonstration"), ("srft", "have no demonstration")])
+@pytest.mark.parametrize(("method", "missing"), [("sft", "has a demonstration"), ("srft", "has a demonstration")])
 def test_data_that_lack_what_the_method_needs_are_told(tmp_path: Path, method: str, missing: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"prompt": "1 + 2?", "answer": "3"}) + "\n")

@@ -52,9 +52,9 @@ class MixedPath(Section):
         1.0, gt=0, description="how often an epoch holds each of its rows; of 0.5 a half of them, drawn by the seed"
     )
     source: str | None = Field(None, description="the data set of its rows, in place of what they name (verify.grader)")
-    split: str | None = None
-    options: dict[str, Any] | None = None
-    limit: int | None = Field(None, gt=0)
+    split: str | None = Field(None, description="as `data.split`")
+    options: dict[str, Any] | None = Field(None, description="as `data.options`")
+    limit: int | None = Field(None, gt=0, description="as `data.limit`")
     columns: Columns | None = None
 
 

@@ -72,7 +72,7 @@ ALIASES: Mapping[str, str] = {
     "vllm_server_base_url": "rollout.server.urls",
     "vllm_importance_sampling_correction": "rollout.correction",
     "vllm_importance_sampling_cap": "rollout.correction_cap",
-    "reward_funcs": "verify.function",
+    "reward_funcs": "verify.rewards",
     "algorithm": "method.name",
     "trainer": "method.name",
     "beta": "method.kl_weight",

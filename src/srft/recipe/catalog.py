@@ -118,7 +118,7 @@ def variants_of_method(source: str | Path, method: str) -> dict[str, str]:
 def stage_methods(tree: Mapping[str, Any]) -> list[str]:
     """The method of each stage of a recipe, or of the recipe itself where it has none."""
     stages = [merge(tree, stage) for stage in tree.get("stages") or () if isinstance(stage, Mapping)]
-    return [method_name(stage) for stage in stages or [tree]]
+    return [method_name(stage) for stage in stages] or [method_name(tree)]
 
 
 def method_name(tree: Mapping[str, Any]) -> str:

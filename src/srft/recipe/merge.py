@@ -8,7 +8,7 @@ from typing import Any
 # Sections whose options belong to a name: the key of the name, and the name where none is given.
 CHOSEN_BY = {"method": ("name", "srft"), "prompting": ("strategy", "plain")}
 # Keys of a section of which one takes the other's place.
-EITHER = {"training": ("steps", "epochs")}
+EITHER = {"training": ("steps", "epochs"), "data": ("path", "mix")}
 
 
 class Anew(dict[str, Any]):
@@ -24,7 +24,7 @@ def nest(key: str, value: Any) -> dict[str, Any]:
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of a tree by dotted key."""
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         nested = isinstance(value, Mapping) and value
         values |= leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
@@ -49,8 +49,8 @@ def together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` over `below`: sections key by key, an empty section clears one; where a section's name changes, its
-    options beneath are dropped; steps clear epochs beneath and the reverse; `{"0": …}` changes the first item of a
-    list."""
+    options beneath are dropped; steps clear epochs beneath and the reverse, a path a mix; `{"0": …}` changes the first
+    item of a list."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -78,5 +78,5 @@ def _changes_items(old: Any, value: Any) -> bool:
     return isinstance(old, list) and isinstance(value, Mapping) and all(str(key).isdigit() for key in value)
 
 
-def _changed_items(old: list[Any], changes: Mapping[str, Any]) -> list[Any]:
+def _changed_items(old: Any, changes: Mapping[str, Any]) -> list[Any]:
     return [merge(item, changes[str(i)]) if str(i) in changes else item for i, item in enumerate(old)]

@@ -14,6 +14,7 @@ from srft.recipe.schema import Recipe
 from srft.run.estimate import check_size, estimate
 from srft.run.plan import make_plan
 from srft.run.report import show_estimate
+from srft.run.trackers import check_trackers
 from srft.verify.verifier import Verifier
 
 
@@ -24,6 +25,7 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
         SrftError: for whatever would make the run fail.
     """
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
+    check_trackers(recipe)
     for note in recipe.notes:
         console.print(note, markup=False)
     with Verifier.of(recipe.verify) as verifier:

@@ -33,6 +33,7 @@ from srft.run.result import Run
 from srft.run.select import with_selection
 from srft.run.sharding import with_sharding
 from srft.run.stage import make_collector, make_inference, make_loop, make_policy
+from srft.run.trackers import check_trackers, start_trackers
 from srft.training.checkpoint import VERL, load_state
 from srft.training.display import Display
 from srft.training.ending import Listener
@@ -75,6 +76,7 @@ def train(
     """
     console = console or default_console()
     recipe, functions = with_rewards(chosen_recipe(recipe, out, resume), rewards)
+    check_trackers(recipe)
     with quiet_libraries() if console else nullcontext():
         accelerator = _accelerator(recipe, out)
         run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
@@ -153,7 +155,7 @@ def open_run(
     if state is None:
         seed = recipe.training.seed
         first(accelerator, lambda: run_dir.create(recipe.to_yaml(), environment(seed)))
-    start_trackers(recipe, accelerator)
+    start_trackers(recipe, accelerator, run_dir)
     if state is not None:
         step = state["first_step"] + state["step"]
         first(accelerator, lambda: run_dir.rewind(step, state["stage"], recipe.to_yaml()))
@@ -231,22 +233,6 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
     )
 
 
-def start_trackers(recipe: Recipe, accelerator: Accelerator) -> None:
-    """Tell the trackers, where the recipe names any, what is run."""
-    if recipe.logging.trackers:
-        accelerator.init_trackers(recipe.logging.project, config=_flat(recipe.model_dump(mode="json")))
-
-
 def _agree(path: str) -> str:
     """The first process's path, for all: the default has the time in it."""
     return str(broadcast_object_list([path])[0])
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
-    return flat

@@ -57,7 +57,7 @@ class BestSettings(Section):
     metric: str = Field(
         description="one of an evaluation, `SET/avg` or `SET/demo_nll`, or of a step, such as `reward`: docs/metrics.md"
     )
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field("max", description="whether more or less of it is better")
 
     def is_better(self, value: float, than: float | None) -> bool:
         """Whether a value is a new best; nan is none."""

@@ -25,6 +25,7 @@ from srft.run.announce import headline, show_end
 from srft.run.callbacks import Callback, Callbacks
 from srft.run.plan import Plan, make_plan
 from srft.run.result import Run
+from srft.run.trackers import check_trackers
 from srft.run.train import chosen_recipe, open_run
 from srft.training.checkpoint import load_state
 from srft.training.display import Display
@@ -54,6 +55,7 @@ def train(
     """
     recipe = chosen_recipe(recipe, out, resume)
     check(recipe)
+    check_trackers(recipe)
     if importlib.util.find_spec("verl") is None or importlib.util.find_spec("transfer_queue") is None:
         raise SrftError("verl is not installed", where="--engine verl", fix="scripts/setup-verl makes its environment.")
     AcceleratorState._reset_state()
