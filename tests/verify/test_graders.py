@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from srft.data import Problem
 from srft.verify import Verifier
+from srft.verify.grade import Request
+from srft.verify.graders import GRADERS
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +111,41 @@ def test_format(verifier: Verifier, text: str, expected: str) -> None:
         ("3", "4", "wrong"),
         ("(1,2)", "[1,2]", "wrong"),
         ("3", "9^{9^{9^9}}", "unparsable"),
+        ("(a+5)(b+2)", "(+5)(b+2)", "right"),  # and lone letters that are units
+        ("1000000", "1e6", "right"),
+        ("45", "45°", "right"),
+        ("5", "5 \\text{ modulo } 7", "right"),
+        ("x^2", "\\color{red}{x^2}", "right"),
+        ("99999999999999999999", "99999999999999999998", "right"),  # floating point
+        ("100", "100 dollars", "wrong"),
+        ("2", "\\text{two}", "wrong"),
     ],
 )
 def test_oat(verifier: Verifier, gold: str, answer: str, expected: str) -> None:
     text = f"<think>\\boxed{{7}}</think> so \\boxed{{{answer}}}"
     assert verifier.grade([(Problem("q", gold, grader="oat"), text)])[0].verdict == expected
+
+
+def test_oat_reads_the_last_box_alone(verifier: Verifier) -> None:
+    items = [(Problem("q", gold, grader="oat"), "\\boxed{1} and \\boxed{2}") for gold in ("1, 2", "2")]
+    assert [grade.verdict.value for grade in verifier.grade(items)] == ["wrong", "right"]
+
+
+plain = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "", "-", "+"]),
+    st.one_of(
+        st.integers(0, 20), st.sampled_from(["1,000", "1000", "007", "99999999999999999999", "99999999999999999998"])
+    ),
+    st.sampled_from(["", "", ".0", ".5", ".50", ".3333333333333333", ".33333333333333333", ".0000000001"]),
+)
+
+
+@pytest.mark.parametrize("name", [name for name, grader in GRADERS.items() if grader.shortcut])
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(plain, plain)
+def test_a_shortcut_decides_plain_numbers_as_the_grader_itself(name: str, gold: str, answer: str) -> None:
+    grader, request = GRADERS[name], Request(name, gold, f"\\boxed{{{answer}}}")
+    assert grader.shortcut is not None
+    decided = grader.shortcut(request)
+    assert decided is None or decided == grader.grade(request)

@@ -76,6 +76,14 @@ def answer_of(text: str) -> str | None:
     return ", ".join(part for part, _ in itertools.groupby(reversed(parts))) or None
 
 
+def last_box(text: str) -> str | None:
+    """The content of the last \\boxed{…} (or \\fbox{…}) alone, after the last </think>; None as of `answer_of`."""
+    final = final_part(text) or ""
+    start = max(final.rfind("\\boxed"), final.rfind("\\fbox"))
+    box = _braced_box(final, start, len(final))
+    return box.content or None if box else None
+
+
 def _bold(final: str) -> str | None:
     """The last text in bold, without a label such as "Answer:", or what follows such a label."""
     for bold in reversed(_BOLD.findall(final)):
@@ -91,6 +99,10 @@ def _box(text: str, start: int, stop: int | None = None) -> _Box | None:
     end = len(text) if stop is None else stop
     if start >= 0 and (bare := _BARE_BOX.match(text, start, end)):
         return _Box(bare[1], bare.end())
+    return _braced_box(text, start, end)
+
+
+def _braced_box(text: str, start: int, end: int) -> _Box | None:
     match = re.compile(r"\\(?:boxed|fbox)\s*\{").match(text, start) if start >= 0 else None
     if match is None:
         return None

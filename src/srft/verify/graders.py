@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from srft.verify.answer import LONGEST_ANSWER, answer_of, final_part, plain_number
+from srft.verify.answer import LONGEST_ANSWER, answer_of, final_part, last_box, plain_number
 from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade, Request, Verdict
 from srft.verify.math import grade_math
 
@@ -84,9 +84,9 @@ _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|boldsymbol|r
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
-def _without_algebra(request: Request) -> Grade | None:
+def _without_algebra(request: Request, extract: Callable[[str], str | None] = answer_of) -> Grade | None:
     """The grade of a missing, identical or too long answer, or of two plain numbers; None for any other."""
-    candidate = answer_of(request.response)
+    candidate = extract(request.response)
     if candidate is None:
         return UNPARSABLE
     if candidate == request.answer.strip():
@@ -106,10 +106,21 @@ def _math(request: Request) -> Grade:
     return UNPARSABLE if candidate is None else grade_math(request.answer, candidate)
 
 
-@grader("oat", shortcut=_without_algebra)
+def _oat_without_algebra(request: Request) -> Grade | None:
+    """As `_without_algebra`, but numbers that differ are left to the grader unless they have few digits: OAT compares in
+    floating point."""
+    small = all(
+        re.fullmatch(r"[+-]?[\d,]{1,12}(?:\.\d{1,5})?", text.strip())
+        for text in (request.answer, last_box(request.response) or "")
+    )
+    decided = _without_algebra(request, last_box)
+    return decided if decided != WRONG or small else None
+
+
+@grader("oat", shortcut=_oat_without_algebra)
 def _oat(request: Request) -> Grade:
-    """The boxed answer by the rules of the OAT grader."""
-    candidate = answer_of(request.response)
+    """The last boxed answer by the rules of the OAT grader."""
+    candidate = last_box(request.response)
     return UNPARSABLE if candidate is None else grade_math(request.answer, candidate, rules="oat")
 
 

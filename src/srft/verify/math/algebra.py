@@ -193,7 +193,7 @@ def _vacuous(a: Any, b: Any) -> bool:
     if solve(a, a.free_symbols) and solve(b, b.free_symbols):
         return False
     f, g = a.lhs - a.rhs, b.lhs - b.rhs
-    return simplify(f - g) != 0 and simplify(f + g) != 0
+    return bool(simplify(f - g) != 0 and simplify(f + g) != 0)
 
 
 def _differ_somewhere(a: Any, b: Any) -> bool:

@@ -14,6 +14,8 @@ from srft.verify.math.parser import UnreadableError
 from srft.verify.math.statement import compatible, renamed, statement
 from srft.verify.math.structure import parse
 
+_LETTER = re.compile(r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{\w+\})?")
+
 
 def compare(gold: str, candidate: str) -> Grade:
     """RIGHT or WRONG; UNPARSABLE for a candidate that is refused as too large or is no mathematics.
@@ -218,12 +220,10 @@ def _permuted(label: str, value: Node) -> Node:
 
 def _by_name(items: Items) -> Items:
     """y = 3, x = -2 as x = -2, y = 3: the tuple (-2, 3). Names of several letters stay in the order that is written."""
-    names = [p.label for p in items.parts if isinstance(p, Labelled)]
-    if len(set(names)) != len(items.parts) or not all(
-        re.fullmatch(r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{\w+\})?", n) for n in names
-    ):
+    named = {p.label: p for p in items.parts if isinstance(p, Labelled)}
+    if len(named) != len(items.parts) or not all(_LETTER.fullmatch(name) for name in named):
         return items
-    return Items(tuple(sorted(items.parts, key=lambda p: _name_order(p.label))), items.bracket)
+    return Items(tuple(named[name] for name in sorted(named, key=_name_order)), items.bracket)
 
 
 def _different_things(names: list[str], gold: Items) -> bool:

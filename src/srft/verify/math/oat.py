@@ -6,14 +6,18 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from srft.verify.answer import LONGEST_ANSWER, answer_of
+from srft.verify.answer import LONGEST_ANSWER, last_box
 from srft.verify.grade import RIGHT, UNPARSABLE, WRONG, Grade
 from srft.verify.math.limits import refusal
 from srft.verify.math.parser import plain_math_verify
 
+# Words and letters that are dropped wherever they stand alone, as variables too.
 _UNITS = (
-    "degree|mph|kmph|ft|mile|lb|gm|dm|day|hour|minute|min|second|sec|unit|kg|month|km|cm|mm|liter|litre|yard|year|metre|"
-    "meter|inch|inches|feet|foot|point|percent|dollar|cent|student|ticket|apple|coin|pound|gallon|acre|week|hr|yr|square"
+    "degree|deg|mph|kmph|kmh|ft|feet|inch|inches|mile|yard|metre|meter|mt|mtr|m|cm|mm|km|dm|sq|square|cubic|"
+    "cube|cc|cu cm|sq m|acre|hectare|kg|g|gm|lb|liter|litre|l|gal|gallon|second|sec|s|minute|min|hour|hr|h|day|"
+    "month|year|yr|am|pm|noon|percent|rupee|rs|unit|man|men|woman|women|soldier|monkey|apple|coin|toy|tile|pie|"
+    "way|mark|rounds|number|prime|ratio|per|by|more|less|rise|gain|loss|profit|excess|increase|decrease|pure|"
+    "no change|east|west|ohm|are|ab|bc|st|th|rd|mp|lt|a|c|d|o|t"
 )
 _STRING_RULES = [
     (re.compile(pattern), replacement)
@@ -31,7 +35,9 @@ _STRING_RULES = [
         (r"(?<=.)\\text\{.*?\}$", ""),
         (rf"(^|\W)(?:{_UNITS})s?(?=$|\W)", r"\1"),
         (r"\^\{\\circ\}|\^\\circ", ""),
-        (r"\\\$|\\?%", ""),
+        (r"\\\$", ""),
+        (r"\\text\{ (?!.*\\text\{ ).*$", ""),
+        (r"\\?%", ""),
         (r"(?<=[ {])\.|^\.", "0."),
         (r"^[^=]{0,2}=(?=[^=]+$)", ""),
         (r"\\sqrt\s*([^{\s])", r"\\sqrt{\1}"),
@@ -59,6 +65,13 @@ _VALUE_RULES = [
         (r"- *", "-"),
     )
 ]  # fmt: skip
+_SYMBOLS = str.maketrans({"≤": "\\leq", "≥": "\\geq", "≠": "\\neq", "∈": "\\in", "±": "\\pm", "∩": "\\cap"})
+# Commands of which only the argument stays.
+_FONTS = re.compile(
+    r"\\(?:text|mathrm|mathbf|mathit|textbf|boldsymbol|rm|underline|overline|overbrace|underbrace|cancel|choose)(?![a-z])|"
+    r"\\(?:text)?color\{[^{}]*\}|\\$"
+)
+_FLOAT = re.compile(r"[+-]?(?:\d{1,300}(?:\.\d*)?|\.\d+)(?:e[+-]?\d)?")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 
 
@@ -70,19 +83,19 @@ def compare_as_oat(gold: str, candidate: str) -> Grade:
         Exception: any error of math-verify.
     """
     if "\\boxed" in gold:
-        gold = answer_of(gold) or gold
+        gold = last_box(gold) or gold
     if len(candidate) > LONGEST_ANSWER:
         return UNPARSABLE
     if _string(gold) == _string(candidate):
         return RIGHT
     a, b = _value(gold), _value(candidate)
-    if a == b:
+    if _flat(a) == _flat(b):
         return RIGHT
     if not b or refusal(candidate):
         return UNPARSABLE
     if refusal(gold):
         return WRONG
-    return RIGHT if _parts_equal(a, b) or _equal(f"${gold}$", f"${candidate}$") else WRONG
+    return RIGHT if _parts_equal(a, b) or _equal(gold, candidate) else WRONG
 
 
 def _string(text: str) -> str:
@@ -99,18 +112,27 @@ def _value(text: str) -> str:
         text = match[1]
     for pattern, replacement in _VALUE_RULES:
         text = pattern.sub(replacement, text)
-    text = re.sub(r"(\d) +(\d)", r"\1+\2", text).replace(" ", "")  # 7 3/4 is 7+3/4
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
-    return _whole(re.sub(r"\\[td]frac", r"\\frac", text).lower())
+    text = _FONTS.sub("", re.sub(r"\\[td]frac", r"\\frac", text.translate(_SYMBOLS)))
+    text = re.sub(r"(\d) +(\d)", r"\1+\2", text).replace(" ", "")  # 7 3/4 is 7+3/4
+    return _whole(text.lower())
 
 
 def _whole(text: str) -> str:
-    """Integers in one spelling: 1,000 and 1000.0 are 1000."""
+    """Integers in one spelling: 1,000, 1000.0 and 1e3 are 1000."""
+    value = _number(text)
+    return str(round(value)) if value is not None and abs(value - round(value)) <= 1e-7 else text
+
+
+def _number(text: str) -> float | None:
     plain = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
-    if re.fullmatch(r"-?\d{1,300}(?:\.0+)?", plain):
-        return str(int(float(plain))) if len(plain) < 16 else plain.partition(".")[0]
-    return text
+    return float(plain) if _FLOAT.fullmatch(plain) else None
+
+
+def _flat(value: str) -> str:
+    """Without braces: \\frac{1}{2} is 1/2."""
+    return _whole(re.sub(r"[{}]", "", re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", value)))
 
 
 def _parts_equal(gold: str, candidate: str) -> bool:
@@ -136,17 +158,19 @@ def _part_equal(a: str, b: str) -> bool:
         return False
     if bool(integer.fullmatch(a)) or bool(integer.fullmatch(b)):
         return False
+    if (value := _number(a)) is not None and value == _number(b):
+        return True
     letters = set(re.sub(r"\\?(?:sqrt|frac|pi)", "", a + b)) & set("abcdefghijklmnopqrstuvwxyz")
     if len(letters) > 2 or not a or not b:
         return False
-    return _equal(f"${a}$", f"${b}$")
+    return _equal(a, b)
 
 
 def _equal(gold: str, candidate: str) -> bool:
     library = plain_math_verify()
     values: list[Any] = [
         library.parse(
-            _PERCENT.sub(r"\\frac{\1}{100}", text),
+            _PERCENT.sub(r"\\frac{\1}{100}", text if "$" in text else f"${text}$"),
             extraction_config=library.extraction,
             fallback_mode="no_fallback",
             parsing_timeout=None,

@@ -67,11 +67,11 @@ def math_verify() -> MathVerify:
 
 @cache
 def plain_math_verify() -> MathVerify:
-    """math-verify with its own rules for LaTeX, boxes first."""
-    from math_verify import LatexExtractionConfig
+    """math-verify with its own rules for LaTeX, boxes first, and for plain expressions."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig
 
     own = math_verify()
-    return MathVerify(own.parse, own.verify, (LatexExtractionConfig(boxed_match_priority=0),))
+    return MathVerify(own.parse, own.verify, (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()))
 
 
 def read(text: str) -> Any | None:
