@@ -11,7 +11,7 @@ from pathlib import Path
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "assets" / "srft.svg"
 INK, DEMO, RIGHT, WRONG = "#7d8590", "#388bfd", "#2da44e", "#e5534b"
-WIDTH, HEIGHT = 860, 250
+WIDTH, HEIGHT = 872, 250
 
 
 def text(x: float, y: float, words: str, color: str = INK, anchor: str = "start", size: int = 12) -> str:
@@ -64,8 +64,8 @@ def main(run: Path) -> None:
         *group(),
         *panel(390, "share of rollouts that are right", 1, [("", RIGHT, [row["reward"] for row in rows])]),
         text(390, 238, f"held-out problems: {before:.1f} % → {after:.1f} % (avg@8)", size=11),
-        *panel(645, "entropy of the policy (nats)", 2, curves),
-        text(645, 238, f"1.6 M parameters, {len(rows)} steps on a CPU", size=11),
+        *panel(660, "entropy of the policy (nats)", 2, curves),
+        text(660, 238, f"1.6 M parameters, {len(rows)} steps on a CPU", size=11),
     ]
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(
