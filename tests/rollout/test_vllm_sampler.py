@@ -57,7 +57,10 @@ def test_vllm_follows_the_policy(lora: LoraSettings | None, hand_over: str) -> N
 
     def gap(temperature: float = 1.0) -> tuple[float, list[list[int]]]:
         params = SamplingParams(n=8, max_response_length=64, temperature=temperature)
+        done: list[int] = []
+        sampler.progress = done.append
         (group,) = sampler.sample([SampleRequest(ids, 5)], params)
+        assert sum(done) == 8
         inputs = [ModelInput(ids, s.token_ids, row, temperature or 1.0, s.logprobs) for row, s in enumerate(group)]
         batch = pad(inputs, 0)
         with torch.no_grad():

@@ -33,7 +33,7 @@ class Engine:
         assert not self.resident & set(tags)
         self.resident |= set(tags)
 
-    def generate(self, prompts: Any, parameters: Any, use_tqdm: bool, lora_request: Any) -> list[Any]:
+    def generate(self, prompts: Any, parameters: Any, use_tqdm: Any, lora_request: Any) -> list[Any]:
         assert self.resident == {"weights", "kv_cache"}
         self.events.append("generate")
         output = SimpleNamespace(

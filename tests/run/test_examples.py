@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from srft.data import load_problems
 from srft.objective import Responses, Tokens, get_method
 from srft.policy.forward import Policy
 from srft.policy.micro_batch import ModelInput, pad
@@ -36,6 +37,49 @@ def test_the_minimal_example_is_one_page() -> None:
     assert len(FILE.read_text().splitlines()) < 120
 
 
+def loaded(file: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+OWN_LOOP = ROOT / "examples/own_loop.py"
+
+
+def test_a_loop_of_ones_own_trains_a_step() -> None:
+    result = python(OWN_LOOP, "--steps", "1", "--prompts", "2", "--rollouts", "2")
+    assert result.returncode == 0, result.stderr
+    match = re.fullmatch(r"step 1: reward (\d\.\d{3}), loss -?\d+\.\d{3}", result.stdout.strip())
+    assert match
+    assert 0 <= float(match[1]) <= 1
+
+
+def test_a_loop_of_ones_own_scores_the_tokens_that_we_score(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = loaded(OWN_LOOP, monkeypatch)
+    torch.manual_seed(0)
+    problems = load_problems("srft:arithmetic/train.jsonl", limit=2)
+    rows = module.sample(model, tokenizer, problems, 3, 40)
+    assert [row.is_demo for row in rows] == [False, False, False, True] * 2
+    size = len(rows)
+    length = torch.tensor([len(row.response) for row in rows])
+    table = Responses(torch.zeros(size), torch.zeros(size), torch.zeros(size).bool(), length, limit=40)
+    t = module.tokens(model, rows, table)
+    inputs = [ModelInput(row.prompt.tolist(), row.response.tolist(), i) for i, row in enumerate(rows)]
+    ours = Policy(model)(pad(inputs, 0))
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(t.logp[t.row == i], ours.logp[length[:i].sum() : length[: i + 1].sum()])
+        torch.testing.assert_close(t.entropy[t.row == i], ours.entropy[length[:i].sum() : length[: i + 1].sum()])
+        drawn = row.response.tolist()
+        assert tokenizer.eos_token_id not in drawn[:-1]
+
+
 TRL = ROOT / "examples/trl_demonstrations.py"
 
 
@@ -43,12 +87,7 @@ TRL = ROOT / "examples/trl_demonstrations.py"
 def test_trl_learns_by_our_method(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient that TRL's optimizer gets is that of the method's own terms on the same responses."""
     pytest.importorskip("trl", reason="TRL is not installed: scripts/setup test")
-    spec = importlib.util.spec_from_file_location("trl_demonstrations", TRL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+    module = loaded(TRL, monkeypatch)
     seen: dict[str, Any] = {}
     trainer = module.make_trainer(
         method, prompts=2, rollouts=3, output_dir=str(tmp_path), max_steps=1, save_strategy="no", disable_tqdm=True,

@@ -126,6 +126,7 @@ def test_a_terminal_has_a_bar_and_quiet_nothing(tmp_path: Path) -> None:
         load_recipe("quickstart", words), tmp_path / "bar", console=Console(file=output, force_terminal=True, width=80)
     )
     assert "step 1/1 updating" in output.getvalue()
+    assert "\x1b[?25h" in output.getvalue()  # the cursor is back
     silent = io.StringIO()
     train(load_recipe("quickstart", words), tmp_path / "none", console=Console(file=silent, quiet=True))
     assert silent.getvalue() == ""

@@ -13,10 +13,14 @@ import datasets
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from srft.training.bar import in_notebook
+
 
 def default_console() -> Console | None:
     """Standard output in a notebook and at Python's prompt; None in a script."""
-    return Console(force_jupyter=False) if hasattr(sys, "ps1") else None
+    if in_notebook():
+        return Console(force_jupyter=False, force_terminal=False)
+    return Console() if hasattr(sys, "ps1") else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from srft.evaluation.report import Table
 from srft.recipe.load import load_recipe
 from srft.run.export import load_trained
+from srft.run.quiet import quiet_libraries
 from srft.training.run_dir import RunDir
 from srft.training.scores import change_table
 
@@ -48,7 +49,8 @@ class Run:
             SrftError: there is no such checkpoint.
         """
         recipe = load_recipe(self.directory.path / "recipe.yaml")
-        return load_trained(recipe, self.directory.best_checkpoint if best else self.directory.checkpoint)
+        with quiet_libraries():
+            return load_trained(recipe, self.directory.best_checkpoint if best else self.directory.checkpoint)
 
     def __repr__(self) -> str:
         lines = [self._title()]

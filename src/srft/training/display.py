@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich import progress as rich
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from srft.evaluation.report import Table
 from srft.rollout.response import Response
+from srft.training.bar import make_bar
 from srft.training.scores import score_table
 
 HEADER_EVERY = 20  # lines
@@ -35,8 +35,7 @@ class Display:
 
     def __init__(self, console: Console | None, total: int) -> None:
         self.console, self.total = console, total
-        self._bar = _bar(console) if console and console.is_terminal else None
-        self._task = self._bar.add_task("") if self._bar else rich.TaskID(0)
+        self._bar = make_bar(console)
         self._phase, self._done, self._wanted, self._logged = "", 0, 0, 0.0
         self._stage, self._lines = 0, 0
         self._known: set[str] = set()  # columns of the stage's steps
@@ -58,15 +57,14 @@ class Display:
         self._phase, self._done, self._wanted = f"step {step}/{self.total} {phase}", 0, wanted
         self._logged = time.monotonic()
         if self._bar:
-            self._bar.reset(self._task, total=wanted, visible=wanted > 0, description=self._phase)
-            self._bar.start()
+            self._bar.show(self._phase, 0, wanted)
 
     def advance(self, count: int) -> None:
         """So many more are done."""
         self._done += count
         self._wanted = max(self._wanted, self._done)  # what a hook draws again was not foreseen
         if self._bar:
-            self._bar.update(self._task, completed=self._done, total=self._wanted)
+            self._bar.show(self._phase, self._done, self._wanted)
         elif time.monotonic() - self._logged > LOG_EVERY:
             self._logged = time.monotonic()
             self.say(f"{self._phase}: {self._done} of {self._wanted}")
@@ -74,7 +72,7 @@ class Display:
     def end(self) -> None:
         """Take the bar away until the next phase begins."""
         if self._bar:
-            self._bar.stop()
+            self._bar.hide()
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """One line: what the method has of reward, loss terms, entropies, length, speed, time left."""
@@ -125,18 +123,6 @@ class Display:
         assert self.console
         line = " ".join(cells.get(name, "-").rjust(_width(name, self.total)) for name in self._columns)
         self.console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _bar(console: Console) -> rich.Progress:
-    return rich.Progress(
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        refresh_per_second=4,
-    )
 
 
 def _cells(metrics: Mapping[str, Any], total: int) -> dict[str, str]:

@@ -8,14 +8,14 @@ from typing import Any
 from srft.evaluation.report import Table
 
 Row = Mapping[str, Any]  # of evaluations.jsonl
-LOSS = {"demo_nll": "nll", "demo_perplexity": "ppl"}  # of a set's demonstrations, with their columns
+DEMONSTRATIONS = {"demo_nll": ("NLL", ".3f"), "demo_perplexity": ("perplexity", ".2f")}  # of a set's demonstrations
 
 
 def score_table(rows: Sequence[Row]) -> Table:
     """The evaluation of one step; scores in percent."""
     return _table(
         f"evaluation at step {rows[0]['step']}",
-        {row["benchmark"]: {"problems": str(row["problems"]), **_cells(row)} for row in rows},
+        {row["benchmark"]: {"problems": str(row.get("problems", "")), **_cells(row)} for row in rows},
     )
 
 
@@ -49,14 +49,14 @@ def _changed(first: Row, last: Row) -> dict[str, str]:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    loss = {column: f"{row[name]:.3f}" for name, column in LOSS.items() if name in row}
+    of_demonstrations = {name: f"{row[key]:{form}}" for key, (name, form) in DEMONSTRATIONS.items() if key in row}
     if "avg" not in row:
-        return loss
+        return of_demonstrations
     k = row["samples"]
     return {
         "k": str(k),
         "avg@k": f"{100 * row['avg']:.1f} %",
         "pass@k": f"{100 * row[f'pass@{k}']:.1f} %",
         "length": f"{row['response_length']:.0f}",
-        **loss,
+        **of_demonstrations,
     }

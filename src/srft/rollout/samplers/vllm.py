@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from math import nan
+from io import StringIO
+from math import inf, nan
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
@@ -132,7 +133,9 @@ class VllmSampler(Sampler):
         ]
         prompts: Any = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
         self._wake("weights", "kv_cache")
-        outputs = self.llm.generate(prompts, parameters, use_tqdm=False, lora_request=self.adapter)
+        copies = 1 if params.temperature else params.n  # `whole_group`
+        counter = _counter(lambda count: self.progress(count * copies))
+        outputs = self.llm.generate(prompts, parameters, use_tqdm=counter, lora_request=self.adapter)
         self._sleep()
         known = params.top_p == 1
         groups = [[_sample(o, known) for o in sorted(out.outputs, key=lambda o: o.index)] for out in outputs]
@@ -200,6 +203,23 @@ def parameters_of(request: SampleRequest, params: SamplingParams, stop_token_ids
 def whole_group(drawn: Sequence[Sample], params: SamplingParams) -> list[Sample]:
     """What vLLM drew as a group: greedy samples are copies of one."""
     return list(drawn) * (params.n // len(drawn))
+
+
+def _counter(progress: Callable[[int], None]) -> Any:
+    """In place of the class of vLLM's progress bar: it shows nothing, and tells `progress` of finished responses."""
+    from tqdm import tqdm
+
+    class Counter(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs |= {"disable": False, "file": StringIO(), "mininterval": inf}
+            super().__init__(*args, **kwargs)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self.iterable is None and n:  # it also counts the prompts that it reads
+                progress(int(n))
+            return super().update(n)
+
+    return Counter
 
 
 def _is_installed() -> bool:
