@@ -20,7 +20,7 @@ LINES = [
 ]
 TRAIN = [line.partition("srft train ")[2] for line in LINES if "srft train " in line and "--resume" not in line]
 EVAL = [line.partition("srft eval ")[2] for line in LINES if "srft eval " in line]
-VALUED = {"--out", "--engine", "--against", "--training-data", "--data-dir", "--protocol", "--benchmarks"}
+VALUED = {"--out", "--engine", "--against", "--training-data", "--data-dir", "--protocol", "--benchmarks", "--function"}
 OF_TRAIN = {"--model": "model.path", "--data": "data.path", "--method": "method.name"}  # options that are keys
 
 

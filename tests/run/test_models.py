@@ -113,7 +113,7 @@ def test_a_set_without_answers_has_a_loss(tmp_path: Path) -> None:
         "seconds",
     }
     assert not list((tmp_path / "run").rglob("own.jsonl"))  # nothing was sampled
-    assert "nll" in repr(run)
+    assert "NLL" in repr(run)
     with pytest.raises(SrftError, match="measure: loss"):
         train(
             plain(f"data.path={file}", "training.prompts_per_step=1", own.replace("loss", "answers")), tmp_path / "no"

@@ -13,6 +13,7 @@ from srft import SrftError, load_recipe, train
 from srft.run.plan import Plan, make_plan
 from srft.run.preview import show_plan
 from srft.verify import Verifier
+from tests.helpers import blocks
 
 UNBOXED = {"prompt": "2 + 3?", "completion": "2 + 3 = 5.\nThe answer is 5.", "answer": "5"}
 BOXED = {**UNBOXED, "completion": "\\boxed{5}"}
@@ -190,3 +191,10 @@ def test_checks_grade_what_is_trained_on(tmp_path: Path) -> None:
     data = rows(tmp_path, {**BOXED, "completion": "1 " * 40 + "\\boxed{5}"}, BOXED)
     plan = plan_of(data, "rollout.max_response_length=20")
     assert plan.checks[0].startswith("1 of 2 demonstrations grade right")
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("docs/rewards.md")
+    exec(compile(block, "docs/rewards.md", "exec"), {})
+    assert 0 <= float(capsys.readouterr().out) <= 1

@@ -154,9 +154,12 @@ def test_columns_of_mixed_rows_are_none_where_a_row_has_none() -> None:
         return [0] * len(completions)
 
     reward_function(score).call(
-        [Request("math", "4", "a", "q", "x", {"level": 1}), Request("math", "5", "b", "p", "y", {"answer": "five"})]
+        [
+            Request("math", "4", "a", "q", "x", {"level": 1}),
+            Request("math", "5", "b", "p", "y", {"answer": "five", "topic": "sums"}),
+        ]
     )
-    assert seen["level"] == [1, None]
+    assert (seen["level"], seen["topic"]) == ([1, None], [None, "sums"])
     assert seen["answer"] == ["4", "five"]  # the data set's own column, as it stands there
     assert (seen["ground_truth"], seen["data_source"], seen["prompts"]) == (["4", "5"], ["x", "y"], ["q", "p"])
 
