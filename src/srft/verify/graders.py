@@ -107,8 +107,8 @@ def _math(request: Request) -> Grade:
 
 
 def _oat_without_algebra(request: Request) -> Grade | None:
-    """As `_without_algebra`, but numbers that differ are left to the grader unless they have few digits: OAT compares
-    in floating point."""
+    """As `_without_algebra`, but numbers that differ are left to the grader unless they have few digits, because OAT
+    compares in floating point."""
     small = all(
         re.fullmatch(r"[+-]?[\d,]{1,12}(?:\.\d{1,5})?", text.strip())
         for text in (request.answer, last_box(request.response) or "")

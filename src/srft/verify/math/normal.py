@@ -80,6 +80,9 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"\\(?:smallsetminus|backslash)(?![a-zA-Z])", r"\\setminus "),
         (r"\\(?:Bbb|mathbf|mathbb)\s*\{?\s*([RZNQC])(?![a-zA-Z])\s*\}?", r"\\mathbb{\1}"),
         (r"\\(?:R|reals)(?![a-zA-Z])", r"\\mathbb{R}"),
+        (r"\\([ZNQ])(?![a-zA-Z])", r"\\mathbb{\1}"),
+        (r"\\\{\s*\\begin", r"\\{ \\begin"),
+        (r"\\(dot|bar|overline)\s*(\d)", r"\\\1{\2}"),
         (r"\\(?:ldots|cdots|dotsc|dotsb)(?![a-zA-Z])", r"\\dots "),
         (r"\\(?:ast|star)(?![a-zA-Z])", "*"),
         (r"\\div(?![a-zA-Z])", "/"),
@@ -101,14 +104,20 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (r"_\s*([a-zA-Z0-9])(?![a-zA-Z0-9])", r"_{\1}"),
         (r"_\s*\{\s*(\\?[a-zA-Z0-9]+)\s*\}", r"_{\1}"),
         (r"_\{\\([a-zA-Z]+)\}", r"_{\1}"),  # of the sun, \odot, among others, which the parser does not know
+        (r"(?<=\d)\s*\\text\s*\{\s*min\s*\}\s*$", r"\\text{minute}"),
         (rf"\\text\s*\{{\s*({FUNCTIONS})\s*\}}", r"\\\1 "),
         # upright constants and differentials
         (r"(?<=.)\\text\s*\{\s*([abcdefijnopqruvwxyz])\s*\}|^\\text\s*\{\s*([eid])\s*\}(?=.)", r" \1\2"),
         (r"\\(?:mathrm|rm)\s+([eid])(?![a-zA-Z])", r" \1"),
         # what only decorates
         (r"\\(?:text)?color(?:box)?\s*(?:\[\w+\])?\s*\{[^{}]*\}|\\(?:underline|underbrace|overbrace)(?![a-zA-Z])", ""),
+        (r"\\(?:tiny|small|normalsize|[lL]arge|LARGE|[hH]uge|rm|(?:black)?square|qed|checkmark)(?![a-zA-Z])", " "),
+        (r"\\[hv](?:space|phantom)\*?\s*\{[^{}]*\}", " "),
+        (r":\s*=", "="),
         (
-            r"^(?:\s|=|\\(?:approx|therefore|because|Rightarrow|Longrightarrow|rightarrow|implies|iff|to)(?![a-zA-Z]))+",
+            r"(?i)^(?:\s|=|\\(?:approx|therefore|because|rightarrow|longrightarrow|implies|iff|to)(?![a-zA-Z])|"
+            r"(?:so|thus|hence|therefore|(?:the )?(?:final )?answer(?: is|:))(?=[ :,])[:,]?|"
+            r"\\text\s*\{\s*(?:so|thus|hence|therefore|(?:the )?(?:final )?answer(?: is|:)?)[ :,]*\})+",
             "",
         ),
         (r"\\not\s*=", r"\\neq "),
@@ -193,13 +202,16 @@ def _trim(text: str) -> str:
         before, text = text, text.strip()
         if not text.endswith("\\dots"):
             text = re.sub(r"(?:(?<!\\)[.,;:]|(?<!\\)\\\\|(?<=[a-zA-Z\d)}\]])\s*\\)\s*$", "", text)
-        if text.startswith("{") and group_end(text, 0) == len(text) and not _has_comma(text[1:-1]):
+        if text.startswith("{") and group_end(text, 0) == len(text) and not _is_set(text[1:-1]):
             text = text[1:-1]
         if text == before:
             return text
 
 
-def _has_comma(text: str) -> bool:
+def _is_set(text: str) -> bool:
+    """Elements, or a condition: {1,2}, {x | x > 2}; but {1,000} is a number."""
+    if re.match(r"\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?[|:]", text):
+        return True
     return any(sep in text for sep in ",;") and not re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text.strip())
 
 

@@ -26,7 +26,7 @@ _MIXED = re.compile(
 # 0.333\ldots
 _RECURRING = re.compile(r"([+-]?)\s*(\d{1,40})\.(\d{2,40})\s*\\dots")
 _WORDS = "|".join(word for word in SCALES if word != "k")
-_SCALE_WORD = rf"(?:(?<=[\d}}) ])(?:{_WORDS})s?|\\text\s*\{{\s*(?:{_WORDS}|k)s?)"
+_SCALE_WORD = rf"(?:(?<=[\d}}) ])(?:{_WORDS})s?|\\text\s*\{{\s*(?:{_WORDS}|k(?![a-z]))s?)"
 _SCALE = re.compile(rf"(.*[\d}})a-z])\s*(?:(?:\\text\s*\{{)?\s*({_WORDS})s?\s*\}}?|\\text\s*\{{\s*(k)\s*\}})")
 _ONES = "one two three four five six seven eight nine"
 _TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -115,7 +115,7 @@ _COUNTED = re.compile(r"([+-]?[\d.,/ ]*\d)\s+([A-Za-z]{3,}(?:\s+[A-Za-z]+)*)()")
 # 300 \text{ km} / \text{ s}, 300 \text{km}\text{s}^{-1}, 9.6 \AA
 _COMPOUND = re.compile(
     r"(?P<value>.*?[\d})])"
-    r"(?P<tail>(?!\))(?:\s|\\text\s*\{[A-Za-z\s./\\]*\}|[/()]|\\cdot|\^\s*\{?\s*-?\d\s*\}?|\\(?:AA|mu)(?![a-zA-Z]))+)"
+    r"(?P<tail>(?!\)|\s*\^)(?:\s|\\text\s*\{[A-Za-z\s./\\]*\}|[/()]|\\cdot|\^\s*\{?\s*-?\d\s*\}?|\\(?:AA|mu)(?![a-zA-Z]))+)"
 )
 _BARE = "|".join(sorted((re.escape(w) for w in NAMES if len(w) > 1), key=len, reverse=True))
 _UNIT_POWER = r"(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
