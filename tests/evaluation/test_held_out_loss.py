@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from srft.data.settings import PromptSettings
 from srft.data.template import TEMPLATES, render
 from srft.errors import SrftError
 from srft.evaluation.metrics import held_out_loss
@@ -37,7 +38,9 @@ def verifier() -> Iterator[Verifier]:
 
 def tasks(tokenizer: Any, held_out: bool = False, length: int = 160, **one: Any) -> list[EvaluationTask]:
     settings = EvaluationSettings.model_validate({"sets": {"test": {**TEST, **one}}})
-    return make_tasks(settings, tokenizer, template="chat", max_response_length=length, held_out_loss=held_out)
+    return make_tasks(
+        settings, tokenizer, prompts=PromptSettings(template="chat"), max_response_length=length, held_out_loss=held_out
+    )
 
 
 def transformers_loss(model: Any, tokenizer: Any, task: EvaluationTask) -> float:
@@ -92,6 +95,16 @@ def test_demonstrations_without_answers_are_enough_and_answers_alone_are_not(tok
     assert error.value.where == "evaluation.sets.test.measure"
     (task,) = tasks(tokenizer, held_out=True, path=str(file))  # where nobody asked for it there is none
     assert not task.held_out
+
+
+@pytest.mark.parametrize("row", [{"prompt": "Say a.", "completion": "a"}, {"text": "a b"}], ids=["chat", "text"])
+def test_what_cannot_be_graded_is_measured_by_its_loss(tokenizer: Any, tmp_path: Path, row: dict[str, str]) -> None:
+    (tmp_path / "set.jsonl").write_text(json.dumps(row) + "\n")
+    (task,) = tasks(tokenizer, held_out=True, path=f"{tmp_path}/set.jsonl")
+    assert (len(task.groups), len(task.held_out)) == (0, 1)
+    if "text" in row:
+        with pytest.raises(SrftError, match="plain `text` has no prompt to answer"):
+            tasks(tokenizer, held_out=True, path=f"{tmp_path}/set.jsonl", measure="answers")
 
 
 def test_srft_eval_reports_it(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ class EvaluationSet(Section):
     measure: Measure | None = Field(
         None,
         description="sampled answers, graded; the loss of its demonstrations; or both. If left out answers, and in "
-        "training by a method that learns from demonstrations the loss of those that there are",
+        "training by a method that learns from demonstrations the loss of those that there are; it alone where nothing "
+        "can be graded",
     )
 
 

@@ -20,6 +20,7 @@ from srft.evaluation.protocol import Protocol, resolve_protocol
 from srft.evaluation.settings import EvaluationSettings
 from srft.rollout.response import Group
 from srft.rollout.sampler import SamplingParams
+from srft.verify.grading import needs_answer
 from srft.verify.settings import VerifySettings
 
 
@@ -175,15 +176,20 @@ def _make_task(
     default: Measure,
 ) -> EvaluationTask:
     loaded = load_benchmark(choice, data_dir=data_dir, seed=seed)
-    if plain := [p.where for p in loaded.problems if not p.prompt]:
-        fix = "Give problems with a prompt."
-        raise SrftError("plain `text` has no prompt to answer", where=plain[0], fix=fix)
     if loaded.problems[0].grader == "ifeval":
         ifeval.check(loaded.problems)
     params = protocol.sampling_of(choice)
+    problems = [replace(p, grader=_grader(p, choice, protocol, verify)) for p in loaded.problems]
+    plain = [p.where for p in problems if not p.prompt]
+    scored = verify.function or verify.rewards or any(p.answer or not needs_answer(p) for p in problems)
+    if default == "both" and (plain or not scored) and any(p.demonstrations for p in problems):
+        default = "loss"
     measure = "answers" if choice.benchmark else choice.measure or default
+    if plain and measure != "loss":
+        fix = "Measure its loss (`measure: loss`), or give problems with a prompt."
+        raise SrftError("plain `text` has no prompt to answer", where=plain[0], fix=fix)
     prompts = tokenize_problems(
-        [replace(p, grader=_grader(p, choice, protocol, verify)) for p in loaded.problems],
+        problems,
         tokenizer,
         template=template,
         max_prompt_length=max_prompt_length,
