@@ -107,6 +107,17 @@ def test_an_evaluation_set_without_answers_is_an_error(tmp_path: Path) -> None:
         plan_of(data, *changes)
 
 
+def test_a_set_of_demonstrations_without_answers_is_measured_by_its_loss(tmp_path: Path) -> None:
+    data = rows(tmp_path, {"prompt": "Say hello.", "completion": "Hello!"})
+    sets = f"evaluation.sets={{mine: {{path: {data}}}}}"
+    plan = plan_of(data, sets, "method.name=sft")
+    assert (plan.checks, plan.evaluations[0].groups, len(plan.evaluations[0].held_out)) == ([], [], 1)
+    with pytest.raises(SrftError, match="no answer to compare with"):
+        plan_of(data, sets.replace("}}", ", measure: both}}"), "method.name=sft")
+    both = plan_of(data, sets, "method.name=sft", "verify.grader=format").evaluations[0]
+    assert (len(both.groups), len(both.held_out)) == (1, 1)
+
+
 def test_training_and_evaluation_read_the_same_answer(tmp_path: Path) -> None:
     data, sets = rows(tmp_path, BOXED), "evaluation.sets={mine: {path: srft:arithmetic/test.jsonl, limit: 2}}"
     extract = {change: plan_of(data, sets, *change).evaluations[0].extract for change in [
@@ -162,16 +173,16 @@ def test_grpo_without_answers_by_several_functions(tmp_path: Path) -> None:
         calls.append(len(completions))
         return [None if "no reward" in str(p) else -len(c) / 100 for p, c in zip(prompts, completions, strict=True)]
 
-    def digits(completions: list[Any], data_source: list[str], **columns: Any) -> list[float | None]:
+    def digits(completions: list[Any], tag: list[str], **columns: Any) -> list[float | None]:
         return [
             float(any(map(str.isdigit, c))) if source == "sums" else None
-            for c, source in zip(completions, data_source, strict=True)
+            for c, source in zip(completions, tag, strict=True)
         ]
 
     data = rows(
         tmp_path,
-        {"prompt": "2 + 3?", "data_source": "sums"},
-        {"prompt": "no reward for this?", "data_source": "others"},
+        {"prompt": "2 + 3?", "tag": "sums"},
+        {"prompt": "no reward for this?", "tag": "others"},
     )
     recipe = load_recipe("quickstart-grpo", [*SMALL, f"data.path={data}", "logging.rollouts=true"])
     run = train(recipe, tmp_path / "run", rewards=[length, (digits, 2.0)])
@@ -191,6 +202,8 @@ def test_checks_grade_what_is_trained_on(tmp_path: Path) -> None:
     data = rows(tmp_path, {**BOXED, "completion": "1 " * 40 + "\\boxed{5}"}, BOXED)
     plan = plan_of(data, "rollout.max_response_length=20")
     assert plan.checks[0].startswith("1 of 2 demonstrations grade right")
+    with pytest.raises(SrftError, match="1 of them are cut before their end: raise rollout"):
+        plan_of(rows(tmp_path, {**BOXED, "completion": "1 " * 40 + "\\boxed{5}"}), "rollout.max_response_length=20")
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

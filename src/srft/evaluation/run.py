@@ -148,7 +148,8 @@ def _evaluator(
 
 def _facts(tasks: Sequence[EvaluationTask], verifier: Verifier, training_data: str | None) -> dict[str, dict[str, Any]]:
     """What is reported of each benchmark with its scores."""
-    verifier.check_functions([(task.problems[0], f"\\boxed{{{task.problems[0].answer}}}") for task in tasks])
+    sampled = [task.problems[0] for task in tasks if task.groups]
+    verifier.check_functions([(problem, f"\\boxed{{{problem.answer}}}") for problem in sampled])
     overlaps: Mapping[str, contamination.Overlap] = {}
     if training_data is not None:
         overlaps = contamination.overlap(load_problems(training_data), {t.name: t.problems for t in tasks})

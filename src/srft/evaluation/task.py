@@ -21,7 +21,7 @@ from srft.evaluation.settings import EvaluationSettings
 from srft.rollout.response import Group
 from srft.rollout.sampler import SamplingParams
 from srft.verify.grading import needs_answer
-from srft.verify.settings import VerifySettings
+from srft.verify.settings import GRADER, VerifySettings
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,8 @@ def _make_task(
         max_response_length=params.max_response_length,
     ).prompts
     held_out = [prompt for prompt in prompts if prompt.demonstrations] if measure != "answers" else []
+    if held_out and choice.measure is None and not any(_is_gradable(prompt.problem, verify) for prompt in prompts):
+        measure = "loss"
     if choice.measure in ("loss", "both") and not held_out:
         raise SrftError(
             f"'{choice.name}' has no demonstrations whose loss could be measured",
@@ -212,6 +214,11 @@ def _make_task(
         choice.benchmark,
         held_out,
     )
+
+
+def _is_gradable(problem: Problem, verify: VerifySettings) -> bool:
+    """It has an answer, or none of its rewards needs one."""
+    return bool(problem.answer) or GRADER not in verify.weights or not needs_answer(problem)
 
 
 def _without_demonstrations(prompt: Prompt) -> Prompt:

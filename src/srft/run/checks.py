@@ -72,23 +72,25 @@ def run_checks(
         SrftError: rewards count and no demonstration is right; a set has no answers; a function fails.
     """
     most, where = recipe.verify.check_answers, f"data.path: {recipe.data.origin}"
+    shown = spread([p for p in prompts if p.demonstrations], most)
     items = [
         (p.problem, p.opening + tokenizer.decode(p.demonstrations[0].token_ids, skip_special_tokens=True))
-        for p in spread([p for p in prompts if p.demonstrations], most)
+        for p in shown
     ]
-    if _rewards_count(recipe) or evaluations:
+    cut = sum(p.demonstrations[0].truncated for p in shown)
+    if _rewards_count(recipe) or any(task.groups for task in evaluations):
         verifier.check_functions(items[:2] or [(p.problem, p.opening) for p in prompts[:2]])
     must = _rewards_count(recipe) and recipe.reads_demonstrations
     instruction = tokenizer.decode(prompts[0].token_ids)
-    demonstrations = check_demonstrations(verifier, items, instruction, where, must)
+    demonstrations = check_demonstrations(verifier, items, cut, instruction, where, must)
     lines = [demonstrations.line] if demonstrations else []
-    shown = demonstrations is None and any(p.demonstrations for p in prompts)
-    if _rewards_count(recipe) and not shown and (demonstrations is None or demonstrations.is_poor):
+    unread = demonstrations is None and any(p.demonstrations for p in prompts)
+    if _rewards_count(recipe) and not unread and (demonstrations is None or demonstrations.is_poor):
         lines.append(unasked_box(verifier, [p.problem for p in prompts], instruction))
     for task in evaluations:
-        graded = task.groups and task.grader != "ifeval"
-        check = check_answers(verifier, task.name, task.problems, task.extract, most) if graded else None
-        lines += [check.line] if check else []
+        if task.groups and task.grader != "ifeval":
+            check = check_answers(verifier, task.name, task.problems, task.extract, most)
+            lines += [check.line] if check else []
     return [line for line in lines if line]
 
 

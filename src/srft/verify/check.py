@@ -47,11 +47,14 @@ class Check:
         return f"Warning: only {told}. {self.advice}".rstrip() if self.is_poor else told
 
 
-def check_demonstrations(verifier: Verifier, items: Items, instruction: str, where: str, must: bool) -> Check | None:
+def check_demonstrations(
+    verifier: Verifier, items: Items, cut: int, instruction: str, where: str, must: bool
+) -> Check | None:
     """How many demonstrations the grader finds right; None where functions alone score.
 
     Args:
         items: problems with demonstrations as they are trained on, with the `<think>` that their prompts open.
+        cut: how many of them end at the length limit.
         instruction: a prompt, which may ask for a boxed answer.
         where: the data, for the error.
         must: one must be right.
@@ -67,7 +70,7 @@ def check_demonstrations(verifier: Verifier, items: Items, instruction: str, whe
     check = Check("demonstrations", counts[Verdict.RIGHT], len(items), _rule([p for p, _ in items], verifier.extract))
     if not check.is_poor:
         return check
-    advice = _advice(verifier, items, check.right, instruction)
+    advice = _advice(verifier, items, cut, check.right, instruction)
     if must and not check.right:
         unread = counts[Verdict.UNPARSABLE]
         raise SrftError(
@@ -137,17 +140,19 @@ def _rule(problems: Sequence[Problem], extract: str) -> str:
     return f"grader {graders}, {reads}"
 
 
-def _advice(verifier: Verifier, items: Items, right: int, instruction: str) -> str:
+def _advice(verifier: Verifier, items: Items, cut: int, right: int, instruction: str) -> str:
     """What would grade more of the demonstrations right, tried on them."""
-    if all("<think>" in text and "</think>" not in text for _, text in items):
-        return (
-            "The prompt opens <think> and none of them closes it: give demonstrations with </think>, or a template "
-            "that opens none (data.template: qwen-math)."
-        )
     if verifier.extract == "boxed":
         last = sum(grade.verdict is Verdict.RIGHT for grade in verifier.accuracy(items, "last"))
         if last > right:
             asked = "asks" if "\\boxed" in instruction else "does not ask"
             told = f"with verify.extract: last {last} of {len(items)} would be right"
             return f"The prompt {asked} for \\boxed{{}}; {told}."
+    if 2 * cut >= len(items):
+        return f"{cut} of them are cut before their end: raise rollout.max_response_length."
+    if all("<think>" in text and "</think>" not in text for _, text in items):
+        return (
+            "The prompt opens <think> and none of them closes it: give demonstrations with </think>, or a template "
+            "that opens none (data.template: qwen-math)."
+        )
     return ""

@@ -150,7 +150,7 @@ class Verifier:
             SrftError: as `grade`.
         """
         requests = [_request(problem, text) for problem, text in items]
-        for reward, _ in self.functions:
+        for reward, _ in self.functions if items else ():
             reward.scores(requests)
 
     def _grades(self, items: Items, extract: str | None = None) -> list[Grade]:
