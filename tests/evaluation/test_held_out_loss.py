@@ -38,9 +38,8 @@ def verifier() -> Iterator[Verifier]:
 
 def tasks(tokenizer: Any, held_out: bool = False, length: int = 160, **one: Any) -> list[EvaluationTask]:
     settings = EvaluationSettings.model_validate({"sets": {"test": {**TEST, **one}}})
-    return make_tasks(
-        settings, tokenizer, prompts=PromptSettings(template="chat"), max_response_length=length, held_out_loss=held_out
-    )
+    prompts = PromptSettings(template="chat")
+    return make_tasks(settings, tokenizer, prompts=prompts, max_response_length=length, held_out_loss=held_out)
 
 
 def transformers_loss(model: Any, tokenizer: Any, task: EvaluationTask) -> float:

@@ -18,15 +18,17 @@ from tests.run.test_train import SMALL, same
 pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
 
 CHANGES = [
-    *SMALL, "evaluation.sets={}", "data.limit=16", "method.name=sft", "optim.lr=1e-3", "logging.samples_every=0",
-    "training.keep_checkpoints=1",
+    *(word for word in SMALL if not word.startswith("training.steps")), "evaluation.sets={}", "data.limit=16",
+    "optim.lr=1e-3", "logging.samples_every=0", "training.keep_checkpoints=1",
 ]  # fmt: skip
+ALONE = [*CHANGES, "method.name=sft", "training.steps=2", "optim.schedule=constant", "optim.warmup=0"]
 ADAPTERS = {"model": {"lora": {"rank": 4}}}
 WHOLE = {"model": {"lora": None}}
 
 
 def staged(*stages: dict[str, Any], steps: int = 2) -> Recipe:
-    tree = {"extends": "quickstart", "stages": [{**stage, "training": {"steps": steps}} for stage in stages]}
+    sft = {"method": {"name": "sft"}, "training": {"steps": steps}}
+    tree = {"extends": "quickstart", "stages": [{**stage, **sft} for stage in stages]}
     return load_recipe(tree, CHANGES)
 
 
@@ -87,8 +89,8 @@ def test_adapters_of_another_shape_are_refused_before_training(tmp_path: Path) -
 
 def test_adapters_may_stand_on_another_runs_checkpoint(tmp_path: Path) -> None:
     """Whose name is that of the run's own: it resumes on the other's weights, not on itself."""
-    base = train(load_recipe("quickstart", [*CHANGES, "model.lora=null"]), tmp_path / "base").directory.checkpoint
-    changes = [*CHANGES, f"model.path={base}", "model.lora.rank=4"]
+    base = train(load_recipe("quickstart", [*ALONE, "model.lora=null"]), tmp_path / "base").directory.checkpoint
+    changes = [*ALONE, f"model.path={base}", "model.lora.rank=4"]
     whole = train(load_recipe("quickstart", [*changes, "training.steps=3"]), tmp_path / "whole")
     parts = train(load_recipe("quickstart", changes), tmp_path / "parts")
     assert parts.directory.checkpoint.name == base.name
@@ -124,7 +126,7 @@ def test_a_base_that_is_gone_is_an_error(tmp_path: Path) -> None:
 
 
 def test_adapters_on_other_modules_are_refused(tmp_path: Path) -> None:
-    changes = [*CHANGES, "model.lora.rank=4"]
+    changes = [*ALONE, "model.lora.rank=4"]
     train(load_recipe("quickstart", [*changes, "model.lora.target_modules=[q_proj]"]), tmp_path / "run")
     with pytest.raises(SrftError, match="another shape"):
         train(load_recipe("quickstart", [*changes, "training.steps=3"]), tmp_path / "run", resume=True)

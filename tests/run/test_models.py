@@ -61,7 +61,7 @@ def test_checkpoints_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def beside_an_earlier_clock(accelerator: Any, mine: list[Any]) -> list[Any]:
         """The first process has just begun; this one is the second."""
-        return [(False, 0.0), *mine] if isinstance(mine[0], tuple) else gather(accelerator, mine)
+        return [0.0, *mine] if mine and isinstance(mine[0], float) else gather(accelerator, mine)
 
     monkeypatch.setattr(loop, "gather", beside_an_earlier_clock)
     assert names(train(soon, tmp_path / "second")) == ["step-000002"]
@@ -156,8 +156,9 @@ def test_a_model_in_memory_is_trained(tmp_path: Path) -> None:
         for parameter in model.parameters():
             parameter.mul_(1.01)
     given = {name: value.clone() for name, value in model.state_dict().items()}
-    stages = {"extends": "quickstart", "stages": [{}, {}]}
-    recipe = load_recipe(stages, [*PLAIN, "model.path=no/such-model", "training.steps=1"])
+    stages = {"extends": "quickstart", "stages": [{"method": {"name": "sft"}}, {"method": {"name": "sft"}}]}
+    changes = [change for change in PLAIN if change != "method.name=sft"]
+    recipe = load_recipe(stages, [*changes, "model.path=no/such-model", "training.steps=1"])
     with pytest.raises(SrftError, match="has no tokenizer"):
         train(recipe, tmp_path / "run", model=model)
     run = train(recipe, tmp_path / "run", model=model, tokenizer=tokenizer)

@@ -135,7 +135,8 @@ def missing_groups(
     def tidy() -> None:
         open_folder(folder, settings, {task.name: task.facts for task in tasks})
         for task in tasks:
-            _file(folder, task).merge()
+            if task.groups:
+                _file(folder, task).merge()
 
     first(accelerator, tidy)
     done = {task.name: _file(folder, task).read() for task in tasks}
