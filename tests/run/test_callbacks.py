@@ -41,12 +41,13 @@ def sft(*changes: str) -> Any:
     return load_recipe("quickstart", [*SMALL, "method.name=sft", *changes])
 
 
-def test_a_callback_is_told_of_every_step_and_evaluation(tmp_path: Path) -> None:
+def test_a_callback_is_told_of_every_step_and_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = Recorder()
     run = train(sft("evaluation.every=1"), tmp_path / "run", callbacks=[seen])
     assert seen.steps == [(1, 1), (2, 2)]
     assert seen.scores == [(row["step"], row["avg"]) for row in run.evaluations if row["benchmark"] == "test"]
     assert [step for step, _ in seen.scores] == [0, 1, 2]
+    assert capsys.readouterr().out == ""  # in a script a run is silent
 
 
 def test_a_callback_stops_a_run_which_is_saved_evaluated_and_finished(tmp_path: Path) -> None:

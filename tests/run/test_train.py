@@ -238,8 +238,9 @@ def test_bf16_and_checkpointing_run(tmp_path: Path) -> None:
 
 
 def test_no_steps_are_an_evaluation_alone(tmp_path: Path) -> None:
-    finished = command("train", "quickstart", *SMALL, "training.steps=0", "--out", tmp_path / "run")
+    finished = command("train", "quickstart", *SMALL, "training.steps=0", "--quiet", "--out", tmp_path / "run")
     assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == ""
     assert {row["step"] for row in RunDir(tmp_path / "run").evaluations} == {0}
 
 

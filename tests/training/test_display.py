@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from srft import load_recipe, train
+from srft.training.bar import make_bar
 from srft.training.display import Display
 from tests.helpers import SMALL
 
@@ -104,18 +106,20 @@ def test_bars_reach_their_end_and_time_left_counts_evaluations(tmp_path: Path, m
 def test_a_run_ends_with_what_came_of_it(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
     words = [*SMALL, "method.name=sft", "logging.samples_every=0"]
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     run = train(load_recipe("quickstart", words), tmp_path / "run", console=console)
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     assert "\x1b" not in printed  # lines alone where it is no terminal
-    before, after = (100 * row["avg"] for row in run.evaluations if row["benchmark"] == "test")
-    assert re.search(rf"^test  +2  +{before:.1f} → {after:.1f} %  ", printed, re.MULTILINE)
+    first, last = (100 * row["avg"] for row in run.evaluations if row["benchmark"] == "test")
+    assert re.search(rf"^test  +2  +{first:.1f} → {last:.1f} %  ", printed, re.MULTILINE)
     assert f"from_pretrained('{run.directory.checkpoint}')\n" in printed
     assert f"srft eval {run.directory.checkpoint} --benchmarks srft:arithmetic/test.jsonl," in printed
     assert f"{tmp_path / 'run' / 'metrics.jsonl'}\n" in printed
-    assert f"{before:.1f} → {after:.1f} %" in repr(run)
+    assert f"{first:.1f} → {last:.1f} %" in repr(run)
     html = run._repr_html_()
-    assert f"<td>{before:.1f} → {after:.1f} %</td>" in html
+    assert f"<td>{first:.1f} → {last:.1f} %</td>" in html
     assert f"<td>{run.metrics[-1]['loss']:.4g}</td>" in html
 
 
@@ -130,3 +134,4 @@ def test_a_terminal_has_a_bar_and_quiet_nothing(tmp_path: Path) -> None:
     silent = io.StringIO()
     train(load_recipe("quickstart", words), tmp_path / "none", console=Console(file=silent, quiet=True))
     assert silent.getvalue() == ""
+    assert make_bar(Console(file=silent, quiet=True)) is None  # in a notebook the bar is not the console's

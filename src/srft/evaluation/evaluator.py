@@ -58,6 +58,11 @@ class Evaluator:
         self.seed_purpose, self.policy, self.scorer = seed_purpose, policy, scorer
         self.pad_token_id, self.max_batch = pad_token_id, max_batch
 
+    @property
+    def samples(self) -> int:
+        """What this process samples in a whole evaluation."""
+        return sum(len(task.groups) * task.params.n for task in self.tasks) // self.accelerator.num_processes
+
     def run(
         self, folder: Path, progress: Progress | None = None, missing: Mapping[str, Sequence[Group]] | None = None
     ) -> Scores:

@@ -51,10 +51,9 @@ class TerminalBar:
 
     def show(self, phase: str, done: int, wanted: int) -> None:
         """See `Bar.show`."""
-        if phase != self._phase:
-            self._phase = phase
-            self._bar.reset(self._task)
-        self._bar.update(self._task, description=phase, completed=done, total=wanted, visible=wanted > 0)
+        change = self._bar.update if phase == self._phase else self._bar.reset  # which starts its clock anew
+        change(self._task, description=phase, completed=done, total=wanted, visible=wanted > 0)
+        self._phase = phase
         self._bar.start()
 
     def hide(self) -> None:

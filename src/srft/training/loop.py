@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from srft.evaluation.evaluator import Evaluator
@@ -19,6 +18,7 @@ from srft.policy.sharding import is_sharded, whole_weights
 from srft.processes import first, gather
 from srft.rollout.response import Response
 from srft.training.batches import Batcher
+from srft.training.best import keep_best
 from srft.training.checkpoint import (
     load_tensors,
     optimizer_state,
@@ -101,11 +101,7 @@ class Loop:
         self._warned = False  # of the sampler, once a stage
 
     def train(self, start: int = 0) -> Ending:
-        """Run the steps after `start`. An interrupted run has saved and can be continued.
-
-        Raises:
-            Exception: what a callback raised, after saving.
-        """
+        """Run the steps after `start`. A stage that ends early has saved, and can be continued."""
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
         elif start > 0:  # the run may have been stopped between the checkpoint and what follows it
@@ -118,8 +114,6 @@ class Loop:
                 start += 1
                 self.step(start)
                 ending = self.finish(start)
-        if ending == "failed":
-            raise self.early_end.failure()
         return ending
 
     def step(self, step: int) -> None:
@@ -196,8 +190,7 @@ class Loop:
             return
         number = self.span.first_step + step
         began = time.perf_counter()
-        samples = sum(len(task.groups) * task.params.n for task in self.evaluator.tasks)
-        self.display.begin("evaluating", number, samples // self.accelerator.num_processes)
+        self.display.begin("evaluating", number, self.evaluator.samples)
         results = self.evaluator.run(self.run_dir.evaluation(number))
         self._evaluation_seconds = seconds = time.perf_counter() - began
         rows = [{"step": number, "benchmark": name, **scores, "seconds": seconds} for name, scores in results.items()]
@@ -212,6 +205,8 @@ class Loop:
 
     def save(self, step: int) -> None:
         """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes."""
+        if self._saved == step:
+            return
         number, unwrap = self.span.first_step + step, self.accelerator.unwrap_model
         weights = whole_weights(self.policy) if is_sharded(self.policy) else None
         folder = self.run_dir.unfinished_checkpoint(number)
@@ -233,25 +228,7 @@ class Loop:
 
     def keep_best(self, step: int) -> None:
         """Save a checkpoint of the step, where it has none yet, and keep it, where it is the best so far."""
-        best, number = self.training.best, self.span.first_step + step
-        if best is None:
-            return
-        value = self.run_dir.value_at(number, best.metric) if self.accelerator.is_main_process else None
-        known = self.run_dir.best
-        before = known["value"] if known.get("metric") == best.metric else None
-        is_better = value is not None and best.is_better(value, before)
-        (is_better,) = broadcast_object_list([is_better])
-        if not is_better:
-            return
-        if self._saved != step:
-            self.save(step)
-
-        def keep() -> None:
-            assert value is not None
-            self.run_dir.set_best(number, best.metric, value)
-            self.run_dir.keep_checkpoints(self.training.keep_checkpoints)
-
-        first(self.accelerator, keep)
+        keep_best(self.run_dir, self.training, self.span.first_step + step, self.accelerator, lambda: self.save(step))
 
     def state(self, step: int) -> dict[str, Any]:
         """What a run resumed after `step` of the stage continues from, but for weights and optimizers."""
@@ -298,7 +275,7 @@ class Loop:
         if evaluates:
             self.evaluate(step)
             ending = self.early_end.agreed()
-            if ending and self._saved != step:
+            if ending:
                 self.save(step)
         if evaluates or self._saved == step:
             self.keep_best(step)
