@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def test_recipes_methods_keys_and_values_are_completed() -> None:
     assert completed("srft", "train", "quickstart", "optim.w") == ["optim.warmup=", "optim.weight_decay="]
     assert completed("srft", "plan", "quickstart", "training.st") == ["training.steps="]
     assert completed("srft", "train", "quickstart", "method.name=chor") == ["method.name=chord"]
+    assert completed("srft", "train", "quickstart", "training.shard=") == [
+        f"training.shard={value}" for value in ("true", "false", "null")
+    ]
+    assert completed("srft", "train", "quickstart", "optim.lr=") == []
     assert completed("srft", "train", "quickstart", "rollout.demo_slots=") == [
         "rollout.demo_slots=add",
         "rollout.demo_slots=replace",
@@ -86,6 +91,11 @@ def own_methods() -> list[str]:
     return sorted(name for name, method in methods().items() if method.function.__module__.startswith("srft."))
 
 
+@cache
+def methods_of_recipes() -> dict[str, list[str]]:
+    return {name: load_recipe(name).title.split(" → ") for name in list_recipes()}
+
+
 @pytest.mark.parametrize("name", own_methods())
 def test_a_method_is_shown_with_its_options_and_recipes(name: str) -> None:
     output = CliRunner().invoke(app, ["methods", name]).output
@@ -97,7 +107,7 @@ def test_a_method_is_shown_with_its_options_and_recipes(name: str) -> None:
         assert f"  preset   {preset}" in output
     assert f"  source   {method.source}\n" in output
     using = output.rpartition("recipes  ")[2].strip().split(", ")
-    assert using == [recipe for recipe in list_recipes() if name in load_recipe(recipe).title.split(" → ")]
+    assert using == [recipe for recipe, used in methods_of_recipes().items() if name in used]
 
 
 def test_an_unknown_method_is_an_error() -> None:

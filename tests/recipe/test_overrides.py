@@ -43,6 +43,16 @@ def test_a_stage_is_not_given_another_methods_option() -> None:
     ]
 
 
+def test_another_method_of_one_stage_keeps_the_options_of_all() -> None:
+    words = ["method.aggregation=token-sum", "stages.0.method.name=dft"]
+    for order in permutations(words):
+        parts = load_recipe("quickstart-sft-then-rl", order).parts
+        assert [(part.method.name, part.method.options) for part in parts] == [
+            ("dft", {"aggregation": "token-sum"}),
+            ("grpo", {"aggregation": "token-sum"}),
+        ]
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -53,9 +53,12 @@ def complete_change(incomplete: str) -> list[str]:
     if not equals:
         return [f"{field.key}=" for field in recipe_fields() if field.key.startswith(key) and not field.is_section]
     kinds = {field.key: field.type for field in recipe_fields()}
-    values = (
-        list(method_texts())
-        if key == "method.name"
-        else [w for w in kinds.get(key, "").split(" | ") if w.isidentifier()]
-    )
+    values = list(method_texts()) if key == "method.name" else _choices(kinds.get(key, ""))
     return [f"{key}={word}" for word in values if word.startswith(value)]
+
+
+def _choices(kind: str) -> list[str]:
+    """The values that a type allows, where they can be listed: of "add | replace", "bool | null"."""
+    listed = {"bool": ["true", "false"]} | {word: [] for word in ("int", "float", "str", "mapping", "list", "any", "")}
+    words = [word.split(" ")[0] for word in kind.split(" | ") if not word.startswith("[")]
+    return [value for word in words for value in listed.get(word, [word])]

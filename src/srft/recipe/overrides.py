@@ -30,7 +30,7 @@ class Changed:
     where: str
     tree: dict[str, Any]
     stages: list[dict[str, Any]]
-    notes: tuple[str, ...]
+    notes: list[str]
 
 
 def apply_changes(source: str | Path | Tree, changes: Tree) -> Changed:
@@ -39,9 +39,10 @@ def apply_changes(source: str | Path | Tree, changes: Tree) -> Changed:
     Raises:
         SrftError: there is no such recipe or stage, or `method.name` is to change in a recipe of several stages.
     """
-    source, notes = _settings_of_method(source, changes)
-    where = "recipe" if isinstance(source, Mapping) else str(source)
-    tree = read_recipe(source)
+    chosen = _source_of_method(source, changes)
+    notes = _method_notes(source, chosen, changes)
+    where = "recipe" if isinstance(chosen, Mapping) else str(chosen)
+    tree = read_recipe(chosen)
     stages, own = tree.pop("stages", None) or [], changes.get("stages")
     common = {key: value for key, value in changes.items() if key != "stages"}
     if isinstance(own, list):  # stages given as a change are over the other changes, as those of a file are
@@ -53,31 +54,44 @@ def apply_changes(source: str | Path | Tree, changes: Tree) -> Changed:
         fix = f"Name the stage: stages.0.method.name={_section(common)['name']}."
         raise SrftError(f"it has {len(stages)} stages, each with a method", where=f"{where}: method.name", fix=fix)
     each = [(own or {}).get(str(i), {}) for i in range(len(stages))]
-    below = [merge(tree, stage) for stage in stages]
-    methods = [_method(merge(stage, change)) for stage, change in zip(below, each, strict=True)]
-    return Changed(
-        where,
-        merge(tree, _of_method(common, _method(tree), methods)),
-        [
-            merge(merge(stage, _of_method(common, method, methods)), change)
-            for stage, method, change in zip(below, methods, each, strict=True)
-        ],
-        (*notes, *_stage_notes(common, stages, each)),
-    )
+    below = [merge(merge(tree, stage), change) for stage, change in zip(stages, each, strict=True)]
+    methods = [_method(stage) for stage in below]
+    changed = [
+        merge(merge(stage, _of_method(common, method, methods)), change)
+        for stage, method, change in zip(below, methods, each, strict=True)
+    ]
+    base = merge(tree, _of_method(common, _method(tree), methods))
+    return Changed(where, base, changed, [*notes, *_stage_notes(common, stages, each)])
 
 
-def _settings_of_method(source: str | Path | Tree, changes: Tree) -> tuple[str | Path | Tree, tuple[str, ...]]:
-    """The recipe whose settings are made for the method that the changes name: the variant of its name, if any."""
+def _renames(source: str | Path | Tree, changes: Tree) -> bool:
+    """The changes name another method than that of a recipe of one stage."""
     if isinstance(source, Mapping) or "name" not in _section(changes):
-        return source, ()
-    before, method = stage_methods(read_recipe(source)), str(_section(changes)["name"])
-    if before == [method] or len(before) > 1:
-        return source, ()
+        return False
+    before = stage_methods(read_recipe(source))
+    return len(before) == 1 and before != [_section(changes)["name"]]
+
+
+def _source_of_method(source: str | Path | Tree, changes: Tree) -> str | Path | Tree:
+    """The recipe whose settings are made for the method that the changes name: the variant of its name, if any."""
+    if isinstance(source, Mapping) or not _renames(source, changes):
+        return source
+    method = str(_section(changes)["name"])
     variants = variants_of_method(source, method)
-    if chosen := variants.get(method) or variants.get(""):
-        return chosen, (f"method.name={method}: with the settings of {chosen}",)
-    others = f"; made for {method}: {', '.join(variants.values())}" if variants else ""
-    return source, (f"method.name={method}: with the settings of {source}, made for {before[0]}{others}",)
+    return variants.get(method) or variants.get("") or source
+
+
+def _method_notes(source: str | Path | Tree, chosen: str | Path | Tree, changes: Tree) -> list[str]:
+    """Whose settings another method has."""
+    if isinstance(source, Mapping) or not _renames(source, changes):
+        return []
+    method = str(_section(changes)["name"])
+    if chosen != source:
+        return [f"method.name={method}: with the settings of {chosen}"]
+    (before,) = stage_methods(read_recipe(source))
+    variants = variants_of_method(source, method).values()
+    others = f"; made for {method}: {', '.join(variants)}" if variants else ""
+    return [f"method.name={method}: with the settings of {source}, made for {before}{others}"]
 
 
 def _check_stages(stages: Any, own: Any, where: str) -> None:
