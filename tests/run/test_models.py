@@ -171,6 +171,8 @@ def test_a_model_in_memory_is_trained(tmp_path: Path) -> None:
         model.get_input_embeddings().weight.zero_()  # another one, which must not take the place of the first
     with pytest.raises(SrftError, match="already holds a run"):
         train(recipe, tmp_path / "run", model=model, tokenizer=tokenizer)
+    with pytest.raises(SrftError, match="has its model"):
+        train(out=tmp_path / "run", model=model, tokenizer=tokenizer, resume=True)
     assert all(torch.equal(value, begun[name]) for name, value in weights(tmp_path / "run/model").items())
     longer = kept.parts[-1].model_copy(update={"training": kept.parts[-1].training.model_copy(update={"steps": 2})})
     resumed = train(kept.model_copy(update={"stages": (kept.parts[0], longer)}), tmp_path / "run", resume=True)

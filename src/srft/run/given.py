@@ -56,7 +56,9 @@ def with_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> tuple[Recipe, dic
     return recipe.model_copy(update={"verify": verify, "stages": stages}), functions
 
 
-def with_model(recipe: Recipe, model: Any, tokenizer: Any, run_dir: RunDir, accelerator: Accelerator) -> Recipe:
+def with_model(
+    recipe: Recipe, model: Any, tokenizer: Any, run_dir: RunDir, accelerator: Accelerator, resume: bool
+) -> Recipe:
     """The recipe on `model` in place of the one that it names. The model is written to the run directory first, from
     where the run and all that follows it (a resumed run, reports, exports) read it; it is not changed itself.
 
@@ -67,6 +69,9 @@ def with_model(recipe: Recipe, model: Any, tokenizer: Any, run_dir: RunDir, acce
     Raises:
         SrftError: it has no tokenizer or is a peft model; the run directory holds a run already.
     """
+    if resume:
+        fix = "Leave model out: the run reads what it kept in model/."
+        raise SrftError("a run that goes on has its model", where=f"{run_dir.path}", fix=fix)
     if tokenizer is None:
         raise SrftError("the model has no tokenizer", where="train(model=…)", fix="Give tokenizer=… with it.")
     if hasattr(model, "peft_config"):

@@ -83,7 +83,7 @@ def train(
         if data is not None:
             recipe = with_rows(recipe, data, run_dir, accelerator, resume)
         if model is not None:
-            recipe = with_model(recipe, model, tokenizer, run_dir, accelerator)
+            recipe = with_model(recipe, model, tokenizer, run_dir, accelerator, resume)
         state = load_state(_own(run_dir.checkpoint)) if resume else None
         set_seed(recipe.training.seed)
         with Verifier.of(recipe.verify, functions) as verifier:

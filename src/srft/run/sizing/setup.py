@@ -217,5 +217,5 @@ def make_setup(
         steps=steps,
         evaluations_in_run=1 + recipe.evaluation.at_start + ((steps or 0) - 1) // every if every and steps else 2,
         selection=recipe.data.selection.n if recipe.data.selection else 0,
-        keep_checkpoints=training.keep_checkpoints,
+        keep_checkpoints=training.keep_checkpoints + (training.best is not None),
     )
