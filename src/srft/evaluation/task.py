@@ -181,9 +181,9 @@ def _make_task(
     params = protocol.sampling_of(choice)
     problems = [replace(p, grader=_grader(p, choice, protocol, verify)) for p in loaded.problems]
     plain = [p.where for p in problems if not p.prompt]
-    scored = verify.function or verify.rewards or any(p.answer or not needs_answer(p) for p in problems)
-    if default == "both" and (plain or not scored) and any(p.demonstrations for p in problems):
-        default = "loss"
+    if choice.benchmark is None and default == "both" and any(p.demonstrations for p in problems):
+        graded = verify.function or verify.rewards or any(p.answer or not needs_answer(p) for p in problems)
+        default = "both" if graded and not plain else "loss"
     measure = "answers" if choice.benchmark else choice.measure or default
     if plain and measure != "loss":
         fix = "Measure its loss (`measure: loss`), or give problems with a prompt."
