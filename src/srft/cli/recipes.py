@@ -25,19 +25,27 @@ def recipes(
     elif name is None:
         _list()
     elif copy is None:
-        from rich.syntax import Syntax
-
-        from srft.recipe.text import recipe_text
-
-        console().print(Syntax(recipe_text(name), "yaml", background_color="default"))
+        _show(name)
     else:
-        from srft.recipe.text import recipe_text
+        _copy(name, copy)
 
-        text = recipe_text(name)
-        if copy.exists():
-            raise SrftError("it exists already", where=str(copy), fix="Name another file.")
-        copy.write_text(text)
-        console().print(f"{copy}: edit it, then `srft train {copy}`")
+
+def _show(name: str) -> None:
+    from rich.syntax import Syntax
+
+    from srft.recipe.text import recipe_text
+
+    console().print(Syntax(recipe_text(name), "yaml", background_color="default"))
+
+
+def _copy(name: str, file: Path) -> None:
+    from srft.recipe.text import recipe_text
+
+    text = recipe_text(name)
+    if file.exists():
+        raise SrftError("it exists already", where=str(file), fix="Name another file.")
+    file.write_text(text)
+    console().print(f"{file}: edit it, then `srft train {file}`")
 
 
 def _list_fields(start: str) -> None:
