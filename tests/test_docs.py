@@ -1,4 +1,4 @@
-"""The links of the documents lead somewhere."""
+"""The documents hold together: every link leads somewhere, and every page is in the navigation."""
 
 from __future__ import annotations
 
@@ -37,3 +37,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name}: {target}"
         if anchor:
             assert anchor in anchors(file), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """mkdocs says the same, but in CI alone."""
+    navigation = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(navigation) == sorted(str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md"))

@@ -60,10 +60,13 @@ def show_end(display: Display, run_dir: RunDir, recipe: Recipe, finished: bool, 
     display.say(f"Done: {run_dir.path}")
     if run_dir.checkpoints:
         part = recipe.parts[-1]
-        template = part.evaluation.template or part.data.template
-        benchmarks = ",".join([*part.evaluation.benchmarks, *(one.path for one in part.evaluation.sets.values())])
-        display.say(f"  load:     AutoModelForCausalLM.from_pretrained({str(run_dir.checkpoint)!r})")
-        display.say(
-            f"  evaluate: srft eval {run_dir.checkpoint} --benchmarks {benchmarks or 'NAME'} template={template}"
+        evaluation = part.evaluation
+        benchmarks = ",".join([*evaluation.benchmarks, *(one.path for one in evaluation.sets.values())]) or "NAME"
+        length = evaluation.sampling.max_response_length or part.rollout.max_response_length
+        settings = (
+            f"template={evaluation.template or part.data.template} extract={evaluation.extract or part.verify.extract} "
+            f"sampling.max_response_length={length}"
         )
+        display.say(f"  load:     AutoModelForCausalLM.from_pretrained({str(run_dir.checkpoint)!r})")
+        display.say(f"  evaluate: srft eval {run_dir.checkpoint} --benchmarks {benchmarks} {settings}")
     display.say(f"  metrics:  {run_dir.path / 'metrics.jsonl'}")

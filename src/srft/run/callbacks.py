@@ -30,7 +30,7 @@ class Callback:
 
         Args:
             step: of the run; 0 before training.
-            scores: by the evaluated set's name its row of evaluations.jsonl, e.g. scores["test"]["avg"].
+            scores: by the evaluated set's name its row of evaluations.jsonl, e.g. `scores["test"]["avg"]`.
             run: what it has written so far.
         """
 
