@@ -36,6 +36,13 @@ KINDS = {
         ("10\\mathrm{m}", ["10", "10 m"], ["10\\mathrm{km}", "10n"]),
         ("4\\mathrm{A}", ["4", "4 \\text{ A}"], ["5"]),
     ],
+    "marks, names in brackets and lead-in words": [
+        ("7", ["\\text{about } 7", "\\text{approximately }7"], ["7'", "7^{\\prime}", "\\text{about } 8"]),
+        ("30^\\circ", ["30"], ["30'"]),
+        ("-5", ["\\text{negative } 5", "\\text{minus }5"], ["\\text{negative } 4"]),
+        ("5", [], ["\\text{negative } 5"]),
+        ("(2,5)", ["(x=2,y=5)", "(y=5,x=2)"], ["(y=2,x=5)", "(x=2,x=5)"]),
+    ],
     "words after a number": [
         ("5",
          ["5 \\text{ cm}", "5 apples", "5 \\text{ students}", "5 people", "5 \\text{ ways}", "5 miles per hour",

@@ -71,7 +71,7 @@ _CHOICE = (
     r"(?![A-Za-z0-9']|[)\]]?\s{0,3}(?:or|and|,|/|或)\s{0,3}\(?[A-Za-z]\b)"
 )
 _ANSWER = re.compile(
-    r"(?:answer|choice|答案|故选|应选|因此选|所以选)[*_]{0,3}\s{0,3}(?:is|是|为|选)?\s{0,3}[:：]?[*_]{0,3}\s{0,3}"
+    r"(?:answer|choice|答案|故选|应选|因此选|所以选)[*_]{0,3}\s{0,3}(?:is|=|是|为|选)?\s{0,3}[:：]?[*_]{0,3}\s{0,3}"
     rf"(?:option|choice|letter|选项)?\s{{0,3}}{_CHOICE}",
     re.IGNORECASE,
 )
@@ -80,6 +80,7 @@ _OPTION = re.compile(
     r"(?![)*_\s]{0,3}(?:is|are|can|would|seems|does|cannot)?\s{0,3}(?:not|never|n't|wrong|incorrect|false|ruled|out))",
     re.IGNORECASE,
 )
+_LETTER_ALONE = re.compile(r"[\s*_(\[\"']*[A-Z][\s*_)\]\"'.:]*")
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|boldsymbol|rm|bf)\b\s*|[{}$\\]|\\[()\[\]]")
 _TAG = re.compile(r"</?(?:think|answer)>")
 
@@ -127,7 +128,7 @@ def _oat(request: Request) -> Grade:
 @grader("choice", isolated=False)
 def _choice(request: Request) -> Grade:
     """The letter of a multiple choice: in the last \\boxed, else in the last "answer is …", else in the last
-    "option …"; its words may follow it."""
+    "option …", else alone in the last line; its words may follow it."""
     candidate = answer_of(request.response)
     expected = choice_letter(request.answer)
     chosen = choice_letter(candidate) if candidate is not None else None
@@ -139,12 +140,13 @@ def _choice(request: Request) -> Grade:
 
 
 def _stated(text: str) -> str | None:
-    """The letter of the last statement of the answer in words; None when there is none."""
+    """The letter of the last statement of the answer in words, or that is the last line; None when there is none."""
     plain = _MARKUP.sub("", text)
     for statement in (_ANSWER, _OPTION):
         if letters := [match["letter"] for match in statement.finditer(plain)]:
             return letters[-1].upper()
-    return None
+    line = plain.strip().rpartition("\n")[2]
+    return choice_letter(line) if _LETTER_ALONE.fullmatch(line) or line == plain.strip() else None
 
 
 def choice_letter(text: str) -> str | None:

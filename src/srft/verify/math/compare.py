@@ -14,6 +14,7 @@ from srft.verify.math.parser import UnreadableError
 from srft.verify.math.statement import compatible, renamed, statement
 from srft.verify.math.structure import parse
 
+_MINUTES = re.compile(r"\d\s*(?:'|\^\s*\{?\s*\\prime)")  # of an angle, or feet
 _LETTER = re.compile(r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{\w+\})?")
 
 
@@ -34,6 +35,8 @@ def compare(gold: str, candidate: str) -> Grade:
         return RIGHT if gold else UNPARSABLE
     if not candidate or refusal(candidate):
         return UNPARSABLE
+    if bool(_MINUTES.search(gold)) != bool(_MINUTES.search(candidate)):
+        return WRONG
     a_stated, b_stated = statement(gold), statement(candidate)
     if not compatible(a_stated, b_stated):
         return WRONG

@@ -117,9 +117,11 @@ _REWRITES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = 
         (
             r"(?i)^(?:\s|=|\\(?:approx|therefore|because|rightarrow|longrightarrow|implies|iff|to)(?![a-zA-Z])|"
             r"(?:so|thus|hence|therefore|(?:the )?(?:final )?answer(?: is|:))(?=[ :,])[:,]?|"
-            r"\\text\s*\{\s*(?:so|thus|hence|therefore|(?:the )?(?:final )?answer(?: is|:)?)[ :,]*\})+",
+            r"\\text\s*\{\s*(?:so|thus|hence|therefore|about|approx(?:imately|\.)?|roughly|"
+            r"(?:the )?(?:final )?answer(?: is|:)?)[ :,]*\})+",
             "",
         ),
+        (r"^\\text\s*\{\s*(?:negative|minus)\s*\}\s*(?=[\d.\\])", "-"),
         (r"\\not\s*=", r"\\neq "),
         # money
         (r"\\(?:text)?euro(?![a-zA-Z])(?:\{\})?", "€"),

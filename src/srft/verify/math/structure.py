@@ -277,6 +277,8 @@ def _group(inside: str, opening: str, closing: str) -> Node | None:
         return Items(tuple(node for part in parts for node in _spread(parse(part))), "{")
     if "{" in (opening, closing) or not all(parts):
         return None
+    if opening == "(" and len(parts) > 1 and all(isinstance(_labelled(part), Labelled) for part in parts):
+        return parse(inside)  # (x = 1, y = 2)
     if len(parts) == 2:
         return Interval(parts[0], parts[1], opening == "[", closing == "[", pair=opening == closing)
     if opening != closing:
