@@ -239,6 +239,8 @@ def test_a_decimal_may_stand_for_what_none_can_give_exactly(n: int, d: int, off:
         ("<think>\\boxed{1}</think> **Final answer: 2**", "2"),
         ("<think>1</think> **2**", None),
         ("it is \\boxed 7.", "7"),
+        ("\\boxed{\\left\\{x=1\\right.}", "\\left\\{x=1\\right."),
+        ("\\boxed{\\{1,2\\}}", "\\{1,2\\}"),
         ("\\boxed42", "42"),
         ("\\boxed A", "A"),
         ("$x_1=\\boxed{3}$ and $x_2=\\boxed{5}$", "x_1=3, x_2=5"),

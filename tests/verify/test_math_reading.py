@@ -64,6 +64,7 @@ KINDS = {
         ("12000", ["12\\text{k}", "12 \\text{ thousand}", "\\$12\\text{k}", "\\$12k"], ["12", "12\\text{M}"]),
         ("12\\text{k}", ["12000", "12,000"], ["12"]),
         ("12", ["1 \\text{ dozen}", "a dozen"], ["12\\text{k}", "12k", "1"]),
+        ("5000000", ["5 million dollars", "5 \\text{ million people}"], ["5 million foobars", "5 \\text{ million more}", "5 million is wrong"]),
         ("60", ["5 dozen", "60 \\text{ eggs}"], ["5"]),
         ("17\\text{ any text}", ["17"], ["16", "17 \\text{ thousand}"]),
         ("\\$5 \\text{ million}", ["5000000", "\\$5{,}000{,}000", "5 million dollars"], ["5", "\\$5"]),

@@ -108,6 +108,8 @@ def _braced_box(text: str, start: int, end: int) -> _Box | None:
         return None
     depth = 0
     for i in range(match.end(), end):
+        if text[i] in "{}" and text[i - 1] == "\\" and text[i - 2] != "\\":
+            continue  # \{ stands for itself
         if text[i] == "{":
             depth += 1
         elif text[i] == "}":

@@ -152,8 +152,8 @@ def split_unit(text: str, trusted: bool = False) -> Quantity:
         return Quantity(text)  # with its million
     if match := _HOUR.fullmatch(text):
         return Quantity(f"{int(match[1]) % 12 + 12 * (match[3] in 'pP')}:{match[2] or '00'}")
-    if match := _SCALED.fullmatch(text):
-        return Quantity(match[1].strip() + "}" * ("\\text" in match[1]), unit_name(match[2], "", trusted) or "?")
+    if (match := _SCALED.fullmatch(text)) and (unit := unit_name(match[2], "", trusted)) is not None:
+        return Quantity(match[1].strip() + "}" * ("\\text" in match[1]), unit)
     if match := _MONEY.fullmatch(text):
         rest = split_unit(re.sub(r"(?<=\d)k$", r"\\text{k}", match["value"]), trusted)
         return Quantity(match["sign"] + rest.value, _COINS[match["coin"][-1]], rest.percent)
