@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from srft import load_recipe, train
+from srft.training import display
 from srft.training.bar import make_bar
 from srft.training.display import Display
 from tests.helpers import SMALL
@@ -20,9 +21,9 @@ from tests.helpers import SMALL
 
 def shown(rows: list[dict[str, Any]], total: int = 80, width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
-    display = Display(console, total)
+    lines = Display(console, total)
     for row in rows:
-        display.step({"stage": 1, "tokens_per_second": 744.0, "seconds_left": 245.0, **row})
+        lines.step({"stage": 1, "tokens_per_second": 744.0, "seconds_left": 245.0, **row})
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -135,3 +136,15 @@ def test_a_terminal_has_a_bar_and_quiet_nothing(tmp_path: Path) -> None:
     train(load_recipe("quickstart", words), tmp_path / "none", console=Console(file=silent, quiet=True))
     assert silent.getvalue() == ""
     assert make_bar(Console(file=silent, quiet=True)) is None  # in a notebook the bar is not the console's
+
+
+def test_a_long_phase_prints_lines_where_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    shown = Display(console, 80)
+    shown.begin("sampling", 3, 128)
+    shown.advance(40)  # not a minute yet
+    monkeypatch.setattr(display, "LOG_EVERY", -1.0)
+    shown.advance(10)
+    shown.advance(90)  # a hook drew again
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == ["step 3/80 sampling: 50 of 128", "step 3/80 sampling: 140 of 140"]
