@@ -52,7 +52,6 @@ def test_lengths_stay_in_the_models_window() -> None:
 def test_rates_are_those_that_were_used_at_either_end_and_near_another_between() -> None:
     """The quickstarts at 1.6 M parameters, the papers at 7.6 B; gsm8k-smollm2 was not used to draw the line."""
     for rate, small, large in (
-        (SUPERVISED, "quickstart-sft", None),
         (PROXIMAL, "quickstart-psft", "qwen2.5-7b-instruct-psft"),
         (MIXED, "quickstart", "qwen2.5-math-7b-srft"),
         (ROLLOUTS, None, "qwen2.5-math-7b-grpo"),

@@ -12,7 +12,7 @@ from rich.syntax import Syntax
 from srft.errors import SrftError
 from srft.recipe.schema import Recipe
 from srft.run.estimate import check_size, estimate
-from srft.run.plan import make_plan
+from srft.run.plan import Plan, make_plan
 from srft.run.report import show_estimate
 from srft.run.trackers import check_trackers
 from srft.verify.verifier import Verifier
@@ -24,21 +24,21 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
     Raises:
         SrftError: for whatever would make the run fail.
     """
-    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
     check_trackers(recipe)
+    with Verifier.of(recipe.verify) as verifier:
+        plans = [make_plan(part, verifier) for part in recipe.parts]
+    console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
     for note in recipe.notes:
         console.print(note, markup=False)
-    with Verifier.of(recipe.verify) as verifier:
-        for stage, part in enumerate(recipe.parts, 1):
-            if recipe.stages:
-                console.rule(f"stage {stage} of {len(recipe.stages)}")
-            _show_part(part, verifier, out, console)
+    for stage, plan in enumerate(plans, 1):
+        if recipe.stages:
+            console.rule(f"stage {stage} of {len(recipe.stages)}")
+        _show_part(plan, out, console)
 
 
-def _show_part(recipe: Recipe, verifier: Verifier, out: Path | None, console: Console) -> None:
+def _show_part(plan: Plan, out: Path | None, console: Console) -> None:
     """The plan of one stage, or of a recipe without any."""
-    plan = make_plan(recipe, verifier)
-    size = estimate(plan)
+    recipe, size = plan.recipe, estimate(plan)
     first = plan.prompts[0]
     options = json.dumps(recipe.method_options)
     console.print(f"method {recipe.method.name}: {escape(options)}")
