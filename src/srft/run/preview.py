@@ -24,12 +24,12 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
     Raises:
         SrftError: for whatever would make the run fail.
     """
+    for note in recipe.notes:
+        console.print(note, markup=False)
     check_trackers(recipe)
     with Verifier.of(recipe.verify) as verifier:
         plans = [make_plan(part, verifier) for part in recipe.parts]
     console.print(Syntax(recipe.to_yaml(), "yaml", background_color="default"))
-    for note in recipe.notes:
-        console.print(note, markup=False)
     for stage, plan in enumerate(plans, 1):
         if recipe.stages:
             console.rule(f"stage {stage} of {len(recipe.stages)}")
