@@ -13,7 +13,7 @@ import pytest
 
 from srft import Callback, Run, StopTraining, load_recipe, train
 from srft.training.run_dir import RunDir
-from tests.helpers import SMALL
+from tests.helpers import ROOT, SMALL
 
 
 class Recorder(Callback):
@@ -123,7 +123,8 @@ def test_all_processes_end_together(tmp_path: Path) -> None:
     launched = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          str(file), str(tmp_path / "run")],
-        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
     )  # fmt: skip
     assert "ZeroDivisionError: enough" in launched.stderr, launched.stderr[-3000:]
     assert "a callback failed" in launched.stderr

@@ -95,16 +95,18 @@ def policy_of(workers: Workers) -> ShardedPolicy:
 def test_a_checkpoint_is_a_model_with_verls_shards_beside_it(tmp_path: Path, tokenizer: Any) -> None:
     workers = Workers()
     policy = policy_of(workers)
-    policy.save(tmp_path, tokenizer)
-    assert (tmp_path / "model.safetensors").is_file()
-    assert (tmp_path / "tokenizer.json").is_file()
-    assert not (tmp_path / "verl/huggingface").exists()
-    policy.load(tmp_path, resume=True)
-    policy.load(tmp_path, resume=False)
-    assert workers.read == [("all", str(tmp_path / "verl")), ("weights", str(tmp_path / "verl"))]
+    checkpoint, shards = tmp_path / "checkpoints/step-000002", tmp_path / "trainer/step-000002/verl"
+    checkpoint.mkdir(parents=True)
+    policy.save(checkpoint, tokenizer)
+    assert (checkpoint / "model.safetensors").is_file()
+    assert (checkpoint / "tokenizer.json").is_file()
+    assert [file.name for file in sorted(shards.iterdir())] == [f"model_world_size_2_rank_{rank}.pt" for rank in (0, 1)]
+    policy.load(checkpoint, resume=True)
+    policy.load(checkpoint, resume=False)
+    assert workers.read == [("all", str(shards)), ("weights", str(shards))]
     workers.world_size = 4
     with pytest.raises(SrftError, match="2 ranks saved it, 4 are to read it"):
-        policy.load(tmp_path, resume=True)
+        policy.load(checkpoint, resume=True)
 
 
 def test_a_checkpoint_of_another_engine_is_refused(tmp_path: Path) -> None:
