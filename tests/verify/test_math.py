@@ -13,6 +13,7 @@ from srft.verify.answer import answer_of
 from srft.verify.grade import RIGHT, WRONG
 from srft.verify.math import grade_math
 from tests.conftest import shared
+from tests.verify import math_reading
 
 # kind: gold, answers that are right, answers that are not. A row has its reason in its kind.
 KINDS = {
@@ -131,7 +132,7 @@ KINDS = {
          ["5.5", "55", "5!", "\\sqrt5", "", "?"]),
     ],
 }  # fmt: skip
-ROWS = [(kind, *row) for kind, rows in KINDS.items() for row in rows]
+ROWS = [(kind, *row) for kinds in (KINDS, math_reading.KINDS) for kind, rows in kinds.items() for row in rows]
 
 
 @pytest.mark.parametrize(("kind", "gold", "right", "wrong"), ROWS, ids=[f"{r[0]}: {r[1]}" for r in ROWS])

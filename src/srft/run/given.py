@@ -38,7 +38,7 @@ def with_rows(
             return part
         return part.model_copy(update={"data": part.data.model_copy(update=change)})
 
-    return changed(recipe).model_copy(update={"stages": tuple(changed(part) for part in recipe.stages)})
+    return _with_stages(recipe, changed)
 
 
 def with_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> tuple[Recipe, dict[str, Callable[..., Any]]]:
@@ -51,9 +51,8 @@ def with_rewards(recipe: Recipe, rewards: Sequence[Reward]) -> tuple[Recipe, dic
     if len(weights) < len(names):
         raise SrftError("two have one name", where=f"rewards: {', '.join(names)}", fix="Rename one of them.")
     verify = recipe.verify.model_copy(update={"function": None, "rewards": weights})
-    stages = tuple(stage.model_copy(update={"verify": verify}) for stage in recipe.stages)
     functions = {name: reward for name, (reward, _) in zip(names, pairs, strict=True) if callable(reward)}
-    return recipe.model_copy(update={"verify": verify, "stages": stages}), functions
+    return _with_stages(recipe, lambda part: part.model_copy(update={"verify": verify})), functions
 
 
 def with_model(
@@ -87,7 +86,9 @@ def with_model(
     first(accelerator, save)
     path = {"path": str(folder.absolute()), "revision": None}
 
-    def changed(part: Recipe) -> Recipe:
-        return part.model_copy(update={"model": part.model.model_copy(update=path)})
+    return _with_stages(recipe, lambda part: part.model_copy(update={"model": part.model.model_copy(update=path)}))
 
+
+def _with_stages(recipe: Recipe, changed: Callable[[Recipe], Recipe]) -> Recipe:
+    """The recipe changed, and each of its stages."""
     return changed(recipe).model_copy(update={"stages": tuple(map(changed, recipe.stages))})

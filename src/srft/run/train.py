@@ -209,12 +209,9 @@ def _train_stages(
             collector.sampler.close()
         first_step += plan.steps
         accelerator.free_memory()
-        if ending == "failed":
-            raise loop.early_end.failure()
-        if ending == "stopped":
-            return True
-        if ending == "interrupted" or (loop.early_end.interruption.requested and stage < len(plans)):
-            return False
+        finished = loop.early_end.of_run(ending, last=stage == len(plans))
+        if finished is not None:
+            return finished
     return True
 
 

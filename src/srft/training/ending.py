@@ -59,6 +59,19 @@ class EarlyEnd:
         endings = gather(self.accelerator, [ending for ending, wanted in asked if wanted])
         return next((ending for ending, _ in asked if ending in endings), None)
 
-    def failure(self) -> Exception:
-        """What the callback raised; on the other processes that it did."""
-        return self._error or SrftError("a callback failed", where="callbacks", fix="See the first process's error.")
+    def of_run(self, ending: Ending | None, *, last: bool) -> bool | None:
+        """Whether the run ends with a stage that ended so: True where it is finished, False where it can be continued,
+        None where its next stage follows.
+
+        Args:
+            last: the stage is the run's last.
+
+        Raises:
+            Exception: what a callback raised; on the other processes that it did.
+        """
+        if ending == "failed":
+            fix = "See the first process's error."
+            raise self._error or SrftError("a callback failed", where="callbacks", fix=fix)
+        if ending == "stopped":
+            return True
+        return False if ending == "interrupted" or (self.interruption.requested and not last) else None

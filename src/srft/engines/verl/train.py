@@ -133,10 +133,7 @@ def _train_stages(
         finally:
             cluster.close()
         first_step = span.first_step + plan.steps
-        if ending == "failed":
-            raise loop.early_end.failure()
-        if ending == "stopped":
-            return True
-        if ending == "interrupted" or (loop.early_end.interruption.requested and stage < len(plans)):
-            return False
+        finished = loop.early_end.of_run(ending, last=stage == len(plans))
+        if finished is not None:
+            return finished
     return True

@@ -1,11 +1,6 @@
-"""The math grader: what surrounds an answer, in words, units, marks and other notations."""
+"""Rows of test_math.py: what surrounds an answer, in words, units, marks and other notations."""
 
 from __future__ import annotations
-
-import pytest
-
-from srft.verify.grade import RIGHT
-from srft.verify.math import grade_math
 
 # kind: gold, answers that are right, answers that are not. A row has its reason in its kind.
 KINDS = {
@@ -419,10 +414,3 @@ KINDS = {
         ("1,000,000", ["10^6", "1 \\text{ million}", "one million", "1000000"], ["1 \\text{ billion}", "1,000"]),
     ],
 }  # fmt: skip
-ROWS = [(kind, *row) for kind, rows in KINDS.items() for row in rows]
-
-
-@pytest.mark.parametrize(("kind", "gold", "right", "wrong"), ROWS, ids=[f"{r[0]}: {r[1]}" for r in ROWS])
-def test_kinds(kind: str, gold: str, right: list[str], wrong: list[str]) -> None:
-    assert [c for c in [gold, *right] if grade_math(gold, c) != RIGHT] == []
-    assert [c for c in wrong if grade_math(gold, c) == RIGHT] == []
