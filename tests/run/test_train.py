@@ -137,6 +137,15 @@ def test_all_that_is_trained_resumes(tmp_path: Path, name: str) -> None:
     same(whole, train(small(*changes, "training.steps=3"), tmp_path / "parts", resume=True))
 
 
+def test_initial_weights_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    """Of a critic: not on what was drawn before it was made."""
+    changes = [*SMALL, "data.limit=4", "training.steps=1", "evaluation.sets={}"]
+    alone = train(load_recipe("quickstart", [*changes, "method.name=ppo"]), tmp_path / "alone")
+    stages = {**STAGES, "stages": [{"method": {"name": "sft"}}, {"method": {"name": "ppo"}}]}
+    second = train(load_recipe(stages, [*changes, "stages.0.training.steps=0"]), tmp_path / "second")
+    assert second.metrics[0]["loss/value"] == pytest.approx(alone.metrics[0]["loss/value"], rel=1e-5)
+
+
 def test_groups_that_teach_nothing_are_replaced(tmp_path: Path) -> None:
     changes = ["method.name=grpo", "hooks.refill.rounds=20", "rollout.n=2", "evaluation.sets={}"]
     run = train(small(*changes, "training.steps=3"), tmp_path / "run")
@@ -217,7 +226,7 @@ def test_a_non_finite_step_is_skipped_and_counted(tmp_path: Path) -> None:
 
 def test_lora_run_resumes(tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
-    changes = ["model.lora.rank=4", "method.name=sft", "optim.lr=1e-3", "evaluation.sets={}"]
+    changes = ["model.lora.rank=4", "model.lora.dropout=0.3", "method.name=sft", "optim.lr=1e-3", "evaluation.sets={}"]
     whole = train(small(*changes, "training.steps=2"), tmp_path / "whole")
     train(small(*changes, "training.steps=1"), tmp_path / "parts")
     parts = train(small(*changes, "training.steps=2"), tmp_path / "parts", resume=True)

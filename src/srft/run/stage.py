@@ -26,6 +26,7 @@ from srft.rollout.sampler import Sampler
 from srft.rollout.samplers import pick_sampler
 from srft.rollout.settings import RolloutSettings
 from srft.run.plan import Plan
+from srft.seed import derive_seed
 from srft.training.batches import Batcher
 from srft.training.collect import StepCollector
 from srft.training.display import Display
@@ -192,8 +193,10 @@ def loop_around(
 
 def _network(build: Callable[[Callable[..., Any]], nn.Module], plan: Plan, accelerator: Accelerator) -> Any:
     """A network where it computes, sharded where the plan says so. `build` makes it with the loader of models that it
-    is given: of the processes that shard it the first alone reads weights."""
+    is given: of the processes that shard it the first alone reads weights. What it draws for them (a critic's head,
+    adapters) depends on the recipe's seed alone, not on what was drawn before."""
     training = plan.recipe.training
+    torch.manual_seed(derive_seed(training.seed, "initial weights"))
     if not training.shard:
         return build(load_model).to(accelerator.device)
     read: list[nn.Module] = []

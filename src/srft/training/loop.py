@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from srft.objective.registry import Need
 from srft.policy.sharding import is_sharded, whole_weights
 from srft.processes import first, gather
 from srft.rollout.response import Response
+from srft.seed import derive_seed
 from srft.training.batches import Batcher
 from srft.training.best import keep_best
 from srft.training.checkpoint import (
@@ -121,6 +123,8 @@ class Loop:
         clock = Clock()
         needs = self.needs_of(step)
         number = self.span.first_step + step
+        # Of dropout: the same in a run that is resumed before this step.
+        torch.manual_seed(derive_seed(self.training.seed, "step", number, self.accelerator.process_index))
         self.display.begin("sampling", number, self.collect.rollouts if "rollouts" in needs else 0)
         collected = self.collect(step, needs)
         clock.lap("seconds/collect")
