@@ -10,7 +10,8 @@ from srft import SrftError
 from srft.policy.load import ModelSettings
 from srft.recipe.load import validated
 from srft.training.checkpoint import load_state, save_state
-from srft.training.run_dir import RunDir, state_folder
+from srft.training.checkpoint_files import state_folder
+from srft.training.run_dir import RunDir
 from srft.training.settings import BestSettings
 
 
@@ -30,7 +31,7 @@ def save(run: RunDir, step: int, keep: int = 2) -> None:
 
 def test_a_checkpoint_is_the_model_alone_and_the_state_lies_elsewhere(run: RunDir) -> None:
     save(run, 3)
-    assert [path.name for path in run.checkpoint.iterdir()] == ["model.safetensors"]
+    assert sorted(path.name for path in run.checkpoint.iterdir()) == ["manifest.json", "model.safetensors"]
     assert state_folder(run.checkpoint) == run.path / "trainer/step-000003"
     assert load_state(run.checkpoint) == {"step": 3}
 

@@ -99,10 +99,13 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = F
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: under another name first."""
+    """Write a file whole or not at all: under another name first, and to the disk before it has its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

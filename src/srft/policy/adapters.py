@@ -14,6 +14,7 @@ from torch import Tensor
 
 from srft.data.files import write_json
 from srft.errors import SrftError
+from srft.policy.manifest import check_manifest
 from srft.section import Section
 
 CONFIG = "adapter_config.json"  # peft's, in a folder that holds adapters alone
@@ -129,10 +130,11 @@ def read_adapters(model: Any, folder: Path) -> None:
     """Take the adapters in a folder into a model that has adapters.
 
     Raises:
-        SrftError: they are of another shape.
+        SrftError: they are damaged, or of another shape.
     """
     from peft import load_peft_weights, set_peft_model_state_dict
 
+    check_manifest(folder)
     try:
         result: Any = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
         different = result.unexpected_keys or [name for name in result.missing_keys if "lora_" in name]
@@ -150,7 +152,12 @@ def read_adapters(model: Any, folder: Path) -> None:
 
 
 def merged(model: Any, folder: Path) -> Any:
-    """The model with the adapters in a folder added into its weights, all of them trainable."""
+    """The model with the adapters in a folder added into its weights, all of them trainable.
+
+    Raises:
+        SrftError: they are damaged; peft is not installed.
+    """
+    check_manifest(folder)
     _check_peft(str(folder))
     from peft import PeftModel
 

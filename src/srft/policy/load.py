@@ -21,6 +21,7 @@ from srft.policy.adapters import (
     read_adapters,
     with_adapters,
 )
+from srft.policy.manifest import check_manifest
 from srft.policy.saved import model_folder
 from srft.section import Section
 
@@ -239,6 +240,7 @@ def _pretrained(factory: Any, path: str, **options: Any) -> Any:
         if importlib.util.find_spec("gguf") is None:
             raise SrftError("reading GGUF needs the package gguf", where=path, fix="pip install 'srft[smollm2]'")
         resolved, options = str(file.parent), {**options, "gguf_file": file.name}
+    check_manifest(Path(resolved))
     try:
         return factory.from_pretrained(resolved, **{k: v for k, v in options.items() if v is not None})
     except (OSError, ValueError, KeyError, ImportError) as error:

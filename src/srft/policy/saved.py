@@ -11,15 +11,17 @@ BEST = "best.json"  # in a run directory: {"checkpoint": "step-000060", "metric"
 
 def checkpoints_of(run: Path) -> list[Path]:
     """The finished checkpoints of a run directory, oldest first."""
-    return sorted(run.glob(f"{CHECKPOINTS}/step-*[0-9]"))
+    steps = {path: path.name.removeprefix("step-") for path in run.glob(f"{CHECKPOINTS}/step-*") if path.is_dir()}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
 def best_of(run: Path) -> Path | None:
     """The checkpoint that was best by `training.best`; None where the recipe has none, or it is gone."""
-    if not (run / BEST).is_file():
+    try:
+        name = json.loads((run / BEST).read_bytes())["checkpoint"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    checkpoint = run / CHECKPOINTS / json.loads((run / BEST).read_text(encoding="utf-8"))["checkpoint"]
-    return checkpoint if checkpoint.is_dir() else None
+    return next((checkpoint for checkpoint in checkpoints_of(run) if checkpoint.name == name), None)
 
 
 def model_folder(path: str) -> str:
@@ -27,15 +29,17 @@ def model_folder(path: str) -> str:
     other path is returned as it is.
 
     Raises:
-        ValueError: the run has no checkpoint.
+        ValueError: the run has no checkpoint, or its best one is gone.
     """
     run = Path(path).expanduser()
     if not (run / "recipe.yaml").is_file() or (run / "config.json").exists():
         return path
-    checkpoint = best_of(run) or next(iter(checkpoints_of(run)[::-1]), None)
-    if checkpoint is None:
+    if not (checkpoints := checkpoints_of(run)):
         raise ValueError(f"the run in {path} has no checkpoint yet")
-    return str(checkpoint)
+    best = best_of(run)
+    if best is None and (run / BEST).exists():
+        raise ValueError(f"the checkpoint that {run / BEST} names is gone; name one of {run / CHECKPOINTS}")
+    return str(best or checkpoints[-1])
 
 
 def model_name(path: str) -> str:

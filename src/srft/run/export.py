@@ -13,6 +13,7 @@ from srft.data.files import write_text
 from srft.errors import SrftError
 from srft.policy.adapters import base_in_run, has_adapters
 from srft.policy.load import WHOLE, ModelSettings, load_model, load_tokenizer
+from srft.policy.manifest import MANIFEST, check_manifest
 from srft.policy.saved import CHECKPOINTS
 from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
@@ -50,8 +51,8 @@ def export(
         the checkpoint that was exported.
 
     Raises:
-        SrftError: there is no such run or checkpoint; `out` is there already; the model cannot be loaded; the hub
-            refuses.
+        SrftError: there is no such run or checkpoint; `out` is there already; the model is damaged or cannot be
+            loaded; the hub refuses.
     """
     directory, folder = RunDir(run), Path(out)
     if not (directory.path / "recipe.yaml").is_file():
@@ -59,6 +60,7 @@ def export(
     if folder.exists():
         raise SrftError("it is there already", where=f"--out {folder}", fix="Name another folder.")
     chosen = _chosen(directory, checkpoint)
+    check_manifest(chosen)
     recipe = load_recipe(directory.path / "recipe.yaml")
     adapters_alone = has_adapters(chosen) and not merge
     if adapters_alone and base_in_run(chosen) is not None:
@@ -73,7 +75,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer = load_tokenizer(ModelSettings(path=str(chosen)))
     if adapters_alone:
-        shutil.copytree(chosen, partial)
+        shutil.copytree(chosen, partial, ignore=shutil.ignore_patterns(MANIFEST))  # it is of the run's checkpoint
     else:
         load_trained(recipe, chosen).to(DTYPES[dtype]).save_pretrained(partial)
     tokenizer.save_pretrained(partial)

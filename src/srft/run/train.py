@@ -35,10 +35,11 @@ from srft.run.sharding import with_sharding
 from srft.run.stage import make_collector, make_inference, make_loop, make_policy
 from srft.run.trackers import check_trackers, start_trackers
 from srft.training.checkpoint import VERL, load_state
+from srft.training.checkpoint_files import state_folder
 from srft.training.display import Display
 from srft.training.ending import Listener
 from srft.training.loop import StageSpan
-from srft.training.run_dir import RunDir, state_folder
+from srft.training.run_dir import RunDir
 from srft.verify.verifier import Verifier
 
 
@@ -84,6 +85,9 @@ def train(
             recipe = with_rows(recipe, data, run_dir, accelerator, resume)
         if model is not None:
             recipe = with_model(recipe, model, tokenizer, run_dir, accelerator, resume)
+        if resume:
+            say = Display(console if accelerator.is_main_process else None, 0).say
+            first(accelerator, lambda: run_dir.set_aside_damaged(say))
         state = load_state(_own(run_dir.checkpoint)) if resume else None
         set_seed(recipe.training.seed)
         with Verifier.of(recipe.verify, functions) as verifier:

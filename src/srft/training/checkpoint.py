@@ -1,5 +1,6 @@
 """What lies beside a checkpoint, in its `state_folder`: the state that a resumed run continues from. Plain values are
-in one file, tensors in safetensors files, one from each process, which any number of processes reads."""
+in a JSON file, tensors in safetensors files, one from each process, which any number of processes reads. Nothing is
+pickled."""
 
 from __future__ import annotations
 
@@ -16,24 +17,25 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from srft.data.files import parse_json, read_text, write_json
 from srft.errors import SrftError
-from srft.training.run_dir import state_folder
+from srft.training.checkpoint_files import state_folder
 
-FILE = "state.pt"
+FILE = "state.json"
 SHARDS = "tensors"
 VERL = "verl"  # the folder that verl's workers write their shards to, of a run on that engine
 
 
 def save_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
     """Write the loop's plain values beside a checkpoint."""
-    torch.save(dict(state), state_folder(checkpoint) / FILE)
+    write_json(state_folder(checkpoint) / FILE, dict(state))
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The loop's plain values saved beside a checkpoint.
 
     Raises:
-        SrftError: they are not there.
+        SrftError: they are not there, or malformed.
     """
     file = state_folder(checkpoint) / FILE
     if not file.is_file():
@@ -42,7 +44,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             where=str(file),
             fix=f"Start a new run from its weights: model.path={checkpoint}.",
         )
-    return torch.load(file, map_location="cpu", weights_only=True)
+    return dict(parse_json(read_text(file), str(file)))
 
 
 def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -243,7 +243,7 @@ class Loop:
             "position": self.collect.stream.position,
             "hooks": {hook.name: hook.state() for hook in self.hooks},
             "skipped": self.updater.skipped,
-            "scheduler": self.scheduler.state_dict(),
+            "schedule": self.scheduler.last_epoch,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -261,7 +261,7 @@ class Loop:
             tensors |= trained_weights(name, unwrap(part.network))
         load_tensors(checkpoint, tensors)
         schedule, groups = self.scheduler, self.updater.policy.optimizer.param_groups
-        schedule.last_epoch = state["scheduler"]["last_epoch"]
+        schedule.last_epoch = state["schedule"]
         for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
             group["lr"] = base * share(schedule.last_epoch)
         last = state["first_step"] + state["step"]

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from srft.data.files import append_rows, parse_json, read_text, read_whole_rows, write_json, write_rows, write_text
+from srft.data.files import append_rows, read_whole_rows, write_json, write_rows, write_text
 from srft.errors import SrftError
-from srft.policy.adapters import base_in_run
-from srft.policy.saved import BEST, CHECKPOINTS, best_of, checkpoints_of
+from srft.training.checkpoint_files import CheckpointFiles
 
 
-class RunDir:
+class RunDir(CheckpointFiles):
     """Files of one run:
 
     recipe.yaml, recipe-000040.yaml (what the run followed up to step 40, where it was resumed with another recipe),
     environment.json, data.jsonl (rows that were given in memory), metrics.jsonl (a line a step), evaluations.jsonl (a
     line a benchmark and step), evaluations/step-000060/ (every response of an evaluation),
-    rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples),
-    checkpoints/step-000060/ (the model in Hugging Face format and nothing else), trainer/step-000060/ (what a run
-    resumes from besides), best.json (which checkpoint is best).
+    rollouts/step-000001.jsonl, selection-2.jsonl (what stage 2 learns from, where it selects its own samples), and its
+    checkpoints: see `CheckpointFiles`.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
     def create(self, recipe: str, environment: Mapping[str, Any]) -> None:
         """Start a new run here.
@@ -123,97 +117,14 @@ class RunDir:
         """One dict an evaluated benchmark and step."""
         return self._read("evaluations.jsonl")
 
-    @property
-    def checkpoints(self) -> list[Path]:
-        """The saved checkpoints, oldest first."""
-        return checkpoints_of(self.path)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The newest checkpoint; `AutoModelForCausalLM.from_pretrained` loads it.
-
-        Raises:
-            SrftError: there is none yet.
-        """
-        if not self.checkpoints:
-            raise SrftError("no checkpoint here", where=str(self.path), fix="Start the run anew in another folder.")
-        return self.checkpoints[-1]
-
-    @property
-    def best_checkpoint(self) -> Path:
-        """The best checkpoint by the recipe's `training.best`.
-
-        Raises:
-            SrftError: none was kept.
-        """
-        best = best_of(self.path)
-        if best is None:
-            fix = "Train with training.best, e.g. training.best.metric=test/avg, or take the newest checkpoint."
-            raise SrftError("no best checkpoint was kept", where=str(self.path), fix=fix)
-        return best
-
-    def checkpoint_at(self, step: int) -> Path:
-        """Where step's checkpoint is, or will be."""
-        return self.path / CHECKPOINTS / f"step-{step:06d}"
-
-    def unfinished_checkpoint(self, step: int) -> Path:
-        """Where step's checkpoint is written under another name first, so that a crash never leaves half of one."""
-        final = self.checkpoint_at(step)
-        return final.with_name(final.name + ".partial")
-
-    def begin_checkpoint(self, step: int) -> None:
-        """Make that folder, and the one of its trainer's state, anew."""
-        checkpoint = self.unfinished_checkpoint(step)
-        for folder in (checkpoint, state_folder(checkpoint)):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def finish_checkpoint(self, step: int, keep: int) -> None:
-        """Give step's checkpoint its name, after its trainer's state has it: where the checkpoint is, all of it is. Of
-        the older ones those stay that `keep_checkpoints` names."""
-        partial, final = self.unfinished_checkpoint(step), self.checkpoint_at(step)
-        shutil.rmtree(final, ignore_errors=True)
-        shutil.rmtree(state_folder(final), ignore_errors=True)
-        os.replace(state_folder(partial), state_folder(final))
-        os.replace(partial, final)
-        self.keep_checkpoints(keep)
-
-    def keep_checkpoints(self, count: int) -> None:
-        """Remove all checkpoints but the newest `count`, the best one, and those that the adapters in these stand on;
-        the state of the trainer stays beside the newest alone."""
-        newest, best = self.checkpoints[-count:], best_of(self.path)
-        kept = {*newest, *([best] if best else [])}
-        for checkpoint in sorted(kept):
-            while (base := base_in_run(checkpoint)) is not None:
-                kept.add(checkpoint := base)
-        for old in {*self.checkpoints} - kept:
-            shutil.rmtree(old)
-        for state in {*self.path.glob("trainer/step-*")} - {state_folder(checkpoint) for checkpoint in newest}:
-            shutil.rmtree(state)
-
     def value_at(self, step: int, metric: str) -> float | None:
         """A metric's value at a step, `SET/name` of an evaluation or one of the step itself; None where it has none."""
         name, _, key = metric.partition("/")
         evaluated = [row.get(key) for row in self.evaluations if row["step"] == step and row["benchmark"] == name]
         return next(iter([*evaluated, *(row.get(metric) for row in self.metrics if row["step"] == step)]), None)
 
-    @property
-    def best(self) -> dict[str, Any]:
-        """`checkpoint` (its name), `metric` and `value` of the best checkpoint; empty where there is none yet."""
-        file = self.path / BEST
-        return dict(parse_json(read_text(file), str(file))) if best_of(self.path) else {}
-
-    def set_best(self, step: int, metric: str, value: float) -> None:
-        """Make step's checkpoint the best one so far."""
-        write_json(self.path / BEST, {"checkpoint": self.checkpoint_at(step).name, "metric": metric, "value": value})
-
     def _read(self, name: str) -> list[dict[str, Any]]:
         return read_whole_rows(self.path / name)
-
-
-def state_folder(checkpoint: Path) -> Path:
-    """Where the trainer's state of a checkpoint lies: runs/x/trainer/step-000060 of runs/x/checkpoints/step-000060."""
-    return checkpoint.parents[1] / "trainer" / checkpoint.name
 
 
 def _number(path: Path) -> int:

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PretrainedConfig
 
 from srft.errors import SrftError
 from srft.training.checkpoint import VERL
-from srft.training.run_dir import state_folder
+from srft.training.checkpoint_files import state_folder
 
 if TYPE_CHECKING:
     from srft.engines.verl.cluster import Cluster

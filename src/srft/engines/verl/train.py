@@ -61,6 +61,8 @@ def train(
     AcceleratorState._reset_state()
     run_dir = RunDir(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     accelerator = Accelerator(cpu=True, log_with=list(recipe.logging.trackers) or None, project_dir=str(run_dir.path))
+    if resume:
+        run_dir.set_aside_damaged(Display(console, 0).say)
     state = load_state(run_dir.checkpoint) if resume else None
     set_seed(recipe.training.seed)
     with Verifier.of(recipe.verify) as verifier:

@@ -85,7 +85,7 @@ class Hook:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run continues from: plain values and tensors."""
+        """What a resumed run continues from, as JSON has it."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
