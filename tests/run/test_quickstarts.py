@@ -175,6 +175,6 @@ def test_a_resumed_run_follows_the_schedule_of_its_recipe(tmp_path: Path) -> Non
         return tiny("quickstart-sft", "optim.warmup=0", *changes)
 
     train(sft(), tmp_path / "run")
-    run = train(sft("training.steps=4", "optim.lr=1e-3"), tmp_path / "run", resume=True)
+    run = train(sft("training.steps=4", "optim.lr=1e-3"), tmp_path / "run", resume=True, allow_changes=True)
     # Of each step's update: the linear schedule of 2 steps from 2e-3, then that of 4 steps from 1e-3.
     assert [row["learning_rate"] for row in run.metrics] == pytest.approx([2e-3, 1e-3, 5e-4, 2.5e-4])

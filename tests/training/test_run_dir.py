@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from srft import SrftError
+from srft.data.files import write_rows
 from srft.policy.load import ModelSettings
 from srft.recipe.load import validated
 from srft.training.checkpoint import load_state, save_state
@@ -96,6 +98,61 @@ def test_what_the_run_followed_is_kept(run: RunDir) -> None:
     assert recipes(run) == {"recipe.yaml": "recipe five", "recipe-000030.yaml": "recipe one"}
     run.rewind(30, 1, "recipe one")
     assert recipes(run) == {"recipe.yaml": "recipe one"}
+
+
+def test_what_is_wrong_with_rows_is_told(run: RunDir) -> None:
+    """And the file is kept as it was, before its rows are written anew."""
+    lines = [
+        '{"step": 1, "stage": 1}',
+        '{"step": 3, "sta',
+        "null",
+        '{"step": 5, "stage": 1}',
+        '{"step": 4, "stage": 1}',
+        '{"step": 5, "stage": 1, "reward": 1}',
+        '{"step": 9, "stage": 1}',
+        '{"step": 10, "stag',
+    ]
+    (run.path / "metrics.jsonl").write_text("\n".join(lines))
+    evaluations = [{"step": 0, "benchmark": "a"}, {"step": 0, "benchmark": "b"}, {"step": 9, "benchmark": "a"}]
+    write_rows(run.path / "evaluations.jsonl", evaluations)
+    assert run.rewind(8, 1, "recipe one") == [
+        "metrics.jsonl:2 is no row of this run (torn, or another program's): it is left out",
+        "metrics.jsonl:3 is no row of this run (torn, or another program's): it is left out",
+        "metrics.jsonl:5: step 4 stands after step 5: they are put in order",
+        "metrics.jsonl:6 is a second row of step 5: it takes the place of the first",
+        "metrics.jsonl as it was is kept as metrics.jsonl.damaged",
+        "metrics.jsonl has no row of step 2-3, 6-8",
+    ]
+    assert (run.path / "metrics.jsonl.damaged").read_text() == "\n".join(lines)
+    rows = [{"step": 1, "stage": 1}, {"step": 4, "stage": 1}, {"step": 5, "stage": 1, "reward": 1}]
+    assert [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()] == rows
+    assert run.metrics == rows
+    assert run.evaluations == evaluations[:2]
+
+
+def test_a_line_that_a_kill_cut_is_no_fault(run: RunDir) -> None:
+    for rest in ("", '{"step": 2, "rew', '{"step": 2}'):
+        (run.path / "metrics.jsonl").write_text('{"step": 1}\n' + rest)
+        assert run.rewind(1, 1, "recipe one") == []
+        assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_what_the_run_did_not_write_is_left_alone(run: RunDir) -> None:
+    strange = [
+        "rollouts/step-abc.jsonl", "rollouts/step-000009.txt", "rollouts/notes", "evaluations/step-", "evaluations/step-x",
+        "recipe-mine.yaml", "recipe-.yaml", "inputs-old.json", "selection-best.jsonl",
+    ]  # fmt: skip
+    for name in strange:
+        (run.path / name).parent.mkdir(exist_ok=True)
+        (run.path / name).write_text("mine")
+    (run.path / "recipe-000007.yaml").mkdir()  # a folder where a file is due
+    (run.path / "rollouts/step-000009.jsonl").mkdir()
+    (run.path / "evaluations/step-000009").write_text("a file where a folder is due")
+    run.save_rollouts(10, [])
+    run.rewind(2, 1, "recipe two")
+    left = {str(file.relative_to(run.path)) for file in run.path.rglob("*")}
+    assert left >= {*strange, "recipe-000007.yaml", "recipe-000002.yaml"}
+    assert not left & {"rollouts/step-000009.jsonl", "evaluations/step-000009", "rollouts/step-000010.jsonl"}
 
 
 def test_better_is_as_the_mode_says() -> None:

@@ -55,6 +55,9 @@ def train(
     evaluate: Annotated[str | None, typer.Option("--eval", help="A file or hub id to evaluate on.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory; runs/<recipe>-<time> if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Continue though recipe, data or code are not what they were.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="local, or verl: on the GPUs of a Ray cluster.")] = "local",
     silent: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the plan; train nothing.")] = False,
@@ -80,7 +83,11 @@ def train(
         from srft.engines.verl.config import split_overrides
 
         changes, of_verl = split_overrides(changes)
-    source: str | Path | None = recipe or (out / "recipe.yaml" if resume and out else None)
+    source: str | Path | None = recipe
+    if resume:
+        from srft.run.opening import check_resumable
+
+        source = source or check_resumable(out)
     if source is not None:
         chosen = load_recipe(source, changes)
     elif model is not None and data is not None:
@@ -103,10 +110,12 @@ def train(
     if engine == "verl":
         from srft.engines.verl.train import train as run_on_verl
 
-        if not run_on_verl(chosen, out, resume=resume, console=shown, overrides=of_verl).finished:
+        if not run_on_verl(
+            chosen, out, resume=resume, allow_changes=allow_changes, console=shown, overrides=of_verl
+        ).finished:
             raise typer.Exit(130)
         return
     from srft.run.train import train as run
 
-    if not run(chosen, out, resume=resume, console=shown).finished:
+    if not run(chosen, out, resume=resume, allow_changes=allow_changes, console=shown).finished:
         raise typer.Exit(130)

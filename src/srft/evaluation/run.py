@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from srft.data.load import load_problems, resolve_path
+from srft.data.lock import Lock
 from srft.data.tokenize import check_tokenizer
 from srft.evaluation import compare, contamination, report
 from srft.evaluation.benchmarks import choose
@@ -55,7 +57,8 @@ def evaluate(
         `benchmarks` (see `metrics.score`), `against`; on the others nothing.
 
     Raises:
-        SrftError: before anything is sampled, for whatever is wrong with settings, data, model or machine.
+        SrftError: before anything is sampled, for whatever is wrong with settings, data, model or machine, or where
+            another process evaluates into the same folder.
     """
     if not choose_tasks(recipe):
         choose("")  # says what there is to name
@@ -65,7 +68,8 @@ def evaluate(
     folder = out or Path("runs") / f"eval-{model_name(recipe.model.path)}-{recipe.protocol}"
     config, tokenizer = load_config(recipe.model), load_tokenizer(recipe.model)
     check_tokenizer(tokenizer, recipe.model.path)
-    with Verifier.of(recipe.verify) as verifier:
+    with closing(Lock(folder / "run.lock")) as lock, Verifier.of(recipe.verify) as verifier:
+        first(accelerator, lock.take)
         with accelerator.main_process_first():
             tasks = make_tasks(recipe, tokenizer, verify=recipe.verify, seed=recipe.seed)
         check_window(tasks, config)

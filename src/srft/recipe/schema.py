@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, create_model
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, create_model, field_validator
 
 from srft.data.settings import DataSettings
 from srft.objective.registry import Method, Need, get_method
@@ -77,6 +78,15 @@ class Recipe(Section):
     logging: LoggingSettings = LoggingSettings()
     stages: tuple[Recipe, ...] = Field((), description="one after another, each a change to the recipe above it")
     _notes: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("name")
+    @classmethod
+    def _name_of_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]{0,99}", name):
+            raise ValueError(
+                "a name begins with a letter or digit and has these, spaces and . _ + - alone, 100 at most"
+            )
+        return name
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,12 @@ from torch import distributed
 from srft.errors import SrftError
 from srft.policy.placement import pick_device, pick_precision
 from srft.processes import first
-from srft.recipe.load import load_recipe
 from srft.recipe.schema import Recipe
-from srft.run.announce import headline, report_overlap, show_end
+from srft.run.announce import headline, show_end
 from srft.run.callbacks import Callback, Callbacks
-from srft.run.environment import environment
 from srft.run.estimate import check_size, estimate
 from srft.run.given import Reward, with_model, with_rewards, with_rows
+from srft.run.opening import Opening, chosen_recipe
 from srft.run.plan import Plan, make_plan
 from srft.run.preference import train_preferences
 from srft.run.quiet import default_console, quiet_libraries
@@ -33,7 +31,7 @@ from srft.run.result import Run
 from srft.run.select import with_selection
 from srft.run.sharding import with_sharding
 from srft.run.stage import make_collector, make_inference, make_loop, make_policy
-from srft.run.trackers import check_trackers, start_trackers
+from srft.run.trackers import check_trackers
 from srft.training.checkpoint import VERL, load_state
 from srft.training.checkpoint_files import state_folder
 from srft.training.display import Display
@@ -48,6 +46,7 @@ def train(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    allow_changes: bool = False,
     console: Console | None = None,
     data: Iterable[Mapping[str, Any]] | None = None,
     rewards: Sequence[Reward] = (),
@@ -60,7 +59,8 @@ def train(
     Args:
         recipe: from `load_recipe`; when resuming, the run's own if left out.
         out: the run directory, `runs/<recipe>-<time>` if left out.
-        resume: continue the run in `out` from its newest checkpoint.
+        resume: continue the run in `out` from its newest checkpoint; from its beginning where it has none yet.
+        allow_changes: continue it though recipe, data or code are not what they were, which is refused otherwise.
         console: where to show progress, e.g. rich's `Console()`, or `Console(quiet=True)` for silence. If left out, a
             notebook and Python's prompt show it and a script is silent.
         data: rows in place of the recipe's `data.path`: a list of dicts or a `datasets.Dataset`, in the columns that a
@@ -81,40 +81,32 @@ def train(
     with quiet_libraries() if console else nullcontext():
         accelerator = _accelerator(recipe, out)
         run_dir = RunDir(_agree(str(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")))
-        if data is not None:
-            recipe = with_rows(recipe, data, run_dir, accelerator, resume)
-        if model is not None:
-            recipe = with_model(recipe, model, tokenizer, run_dir, accelerator, resume)
-        if resume:
-            say = Display(console if accelerator.is_main_process else None, 0).say
-            first(accelerator, lambda: run_dir.set_aside_damaged(say))
-        state = load_state(_own(run_dir.checkpoint)) if resume else None
-        set_seed(recipe.training.seed)
-        with Verifier.of(recipe.verify, functions) as verifier:
-            plans = _preflight(recipe, run_dir, accelerator, verifier)
-            display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
-            begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
-            with display:
-                listener = Callbacks(callbacks, Run(run_dir, finished=False))
-                finished = _train_stages(plans, state, accelerator, verifier, run_dir, display, listener, begin)
-        accelerator.end_training()
-        show_end(display, run_dir, recipe, finished, f"srft train --resume --out {run_dir.path}")
+        with closing(run_dir.lock):
+            if resume:
+                first(accelerator, run_dir.lock.take)
+            if data is not None:
+                recipe = with_rows(recipe, data, run_dir, accelerator, resume)
+            if model is not None:
+                recipe = with_model(recipe, model, tokenizer, run_dir, accelerator, resume)
+            state = None
+            if resume and not run_dir.never_saved:
+                say = Display(console if accelerator.is_main_process else None, 0).say
+                first(accelerator, lambda: run_dir.set_aside_damaged(say))
+                state = load_state(_own(run_dir.checkpoint))
+            set_seed(recipe.training.seed)
+            with Verifier.of(recipe.verify, functions) as verifier:
+                plans = _preflight(recipe, run_dir, accelerator, verifier)
+                opening = Opening(
+                    run_dir, recipe, plans, accelerator, resume=resume, state=state, allow_changes=allow_changes
+                )
+                opening.check()
+                display = Display(console if accelerator.is_main_process else None, sum(plan.steps for plan in plans))
+                with display:
+                    listener = Callbacks(callbacks, Run(run_dir, finished=False))
+                    finished = _train_stages(plans, state, accelerator, verifier, run_dir, display, listener, opening)
+            accelerator.end_training()
+            show_end(display, run_dir, recipe, finished, f"srft train --resume --out {run_dir.path}")
     return Run(run_dir, finished)
-
-
-def chosen_recipe(recipe: Recipe | None, out: str | Path | None, resume: bool) -> Recipe:
-    """The recipe given, or when resuming that of the run in `out`.
-
-    Raises:
-        SrftError: there is none, or no run to continue.
-    """
-    if resume:
-        if out is None or not (Path(out) / "recipe.yaml").is_file():
-            raise SrftError("there is no run to continue", where=f"--out {out}", fix="Name its folder with --out.")
-        recipe = recipe or load_recipe(Path(out) / "recipe.yaml")
-    if recipe is None:
-        raise SrftError("no recipe given", fix="Name one: see `srft recipes`.")
-    return recipe
 
 
 def _own(checkpoint: Path) -> Path:
@@ -146,29 +138,6 @@ def _check_adapters(plans: Sequence[Plan]) -> None:
             )
 
 
-def open_run(
-    run_dir: RunDir,
-    recipe: Recipe,
-    plans: Sequence[Plan],
-    state: Mapping[str, Any] | None,
-    accelerator: Accelerator,
-    display: Display,
-) -> None:
-    """Start the run directory, or take it back to the state that the run continues from; a resumed run calls it when
-    nothing else can fail before its first step."""
-    if state is None:
-        seed = recipe.training.seed
-        first(accelerator, lambda: run_dir.create(recipe.to_yaml(), environment(seed)))
-    start_trackers(recipe, accelerator, run_dir)
-    if state is not None:
-        step = state["first_step"] + state["step"]
-        first(accelerator, lambda: run_dir.rewind(step, state["stage"], recipe.to_yaml()))
-    for note in recipe.notes:
-        display.say(note)
-    if accelerator.is_main_process:
-        report_overlap(plans, run_dir, display)
-
-
 def _train_stages(
     plans: Sequence[Plan],
     state: Mapping[str, Any] | None,
@@ -177,13 +146,12 @@ def _train_stages(
     run_dir: RunDir,
     display: Display,
     callbacks: Listener,
-    begin: Callable[[], None],
+    opening: Opening,
 ) -> bool:
-    """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
-    interrupted."""
+    """Train stage after stage, from `state` on. Returns False when it was interrupted."""
     first_step = 0
     if state is None:
-        begin()
+        opening.open(display)
     for stage, plan in enumerate(plans, 1):
         if state and stage < state["stage"]:
             continue
@@ -206,7 +174,7 @@ def _train_stages(
             loop = make_loop(plan, span, policy, inference, collector, accelerator, run_dir, display, callbacks)
             if here:
                 loop.restore(here)
-                begin()
+                opening.open(display)
             start = here["step"] if here else 0
             ending = train_preferences(plan, loop, start) if "preferences" in loop.needs else loop.train(start)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -15,6 +15,7 @@ from srft.evaluation.report import Table
 from srft.rollout.response import Response
 from srft.training.bar import make_bar
 from srft.training.scores import score_table
+from srft.training.terminal import LastingFile
 
 HEADER_EVERY = 20  # lines
 LOG_EVERY = 60.0  # seconds between lines about a long phase, where there is no bar
@@ -27,7 +28,8 @@ COLUMNS = {
 
 
 class Display:
-    """Prints to a Rich console; silent where `console` is None (every rank but the first). A context manager.
+    """Prints to a Rich console; silent where `console` is None (every rank but the first), or what it prints to is
+    closed. A context manager.
 
     Args:
         total: steps of the run.
@@ -35,6 +37,8 @@ class Display:
 
     def __init__(self, console: Console | None, total: int) -> None:
         self.console, self.total = console, total
+        if console is not None:
+            console.file = cast(Any, LastingFile(console.file))
         self._bar = make_bar(console)
         self._phase, self._done, self._wanted, self._logged = "", 0, 0, 0.0
         self._stage, self._lines = 0, 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from srft.policy.load import load_config
 from srft.recipe.schema import Recipe
 from srft.run.announce import headline, show_end
 from srft.run.callbacks import Callback, Callbacks
+from srft.run.opening import Opening, chosen_recipe
 from srft.run.plan import Plan, make_plan
 from srft.run.result import Run
 from srft.run.trackers import check_trackers
-from srft.run.train import chosen_recipe, open_run
 from srft.training.checkpoint import load_state
 from srft.training.display import Display
 from srft.training.ending import Listener
@@ -40,6 +40,7 @@ def train(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    allow_changes: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
     overrides: Sequence[str] = (),
@@ -47,7 +48,7 @@ def train(
     """Train as the recipe says, on verl; called on one machine of Ray's cluster.
 
     Args:
-        recipe, out, resume, console, callbacks: as `srft.train` takes them.
+        recipe, out, resume, allow_changes, console, callbacks: as `srft.train` takes them.
         overrides: `key=value` of verl's own configuration.
 
     Raises:
@@ -61,21 +62,30 @@ def train(
     AcceleratorState._reset_state()
     run_dir = RunDir(out or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     accelerator = Accelerator(cpu=True, log_with=list(recipe.logging.trackers) or None, project_dir=str(run_dir.path))
-    if resume:
-        run_dir.set_aside_damaged(Display(console, 0).say)
-    state = load_state(run_dir.checkpoint) if resume else None
-    set_seed(recipe.training.seed)
-    with Verifier.of(recipe.verify) as verifier:
-        plans = [make_plan(part, verifier) for part in recipe.parts]
-        configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
-        display = Display(console, sum(plan.steps for plan in plans))
-        begin = partial(open_run, run_dir, recipe, plans, state, accelerator, display)
-        with display:
-            listener = Callbacks(callbacks, Run(run_dir, finished=False))
-            finished = _train_stages(plans, configs, state, accelerator, verifier, run_dir, display, listener, begin)
-    accelerator.end_training()
-    again = f"srft train --engine verl --resume --out {run_dir.path}, with the same verl.key=value"
-    show_end(display, run_dir, recipe, finished, again)
+    with closing(run_dir.lock):
+        if resume:
+            run_dir.lock.take()
+        state = None
+        if resume and not run_dir.never_saved:
+            run_dir.set_aside_damaged(Display(console, 0).say)
+            state = load_state(run_dir.checkpoint)
+        set_seed(recipe.training.seed)
+        with Verifier.of(recipe.verify) as verifier:
+            plans = [make_plan(part, verifier) for part in recipe.parts]
+            configs = [stage_config(plan, run_dir.path, stage, overrides) for stage, plan in enumerate(plans, 1)]
+            opening = Opening(
+                run_dir, recipe, plans, accelerator, resume=resume, state=state, allow_changes=allow_changes
+            )
+            opening.check()
+            display = Display(console, sum(plan.steps for plan in plans))
+            with display:
+                listener = Callbacks(callbacks, Run(run_dir, finished=False))
+                finished = _train_stages(
+                    plans, configs, state, accelerator, verifier, run_dir, display, listener, opening
+                )
+        accelerator.end_training()
+        again = f"srft train --engine verl --resume --out {run_dir.path}, with the same verl.key=value"
+        show_end(display, run_dir, recipe, finished, again)
     return Run(run_dir, finished)
 
 
@@ -98,10 +108,9 @@ def _train_stages(
     run_dir: RunDir,
     display: Display,
     callbacks: Listener,
-    begin: Callable[[], None],
+    opening: Opening,
 ) -> bool:
-    """Train stage after stage, from `state` on; `begin` opens the run directory. Returns False when it was
-    interrupted."""
+    """Train stage after stage, from `state` on. Returns False when it was interrupted."""
     from omegaconf import OmegaConf
 
     from srft.engines.verl.cluster import Cluster
@@ -110,7 +119,7 @@ def _train_stages(
 
     first_step = 0
     if state is None:
-        begin()
+        opening.open(display)
     for stage, (plan, config) in enumerate(zip(plans, configs, strict=True), 1):
         here = state if state and stage == state["stage"] else None
         if state and stage < state["stage"]:
@@ -130,7 +139,7 @@ def _train_stages(
             loop = make_stage(plan, span, policy, accelerator, verifier, run_dir, display, callbacks)
             if here:
                 loop.restore(here)
-                begin()
+                opening.open(display)
             ending = loop.train(here["step"] if here else 0)
         finally:
             cluster.close()
