@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,8 @@ class Served:
 
     Args:
         status: by path, what is answered in place of its answer.
+        garbage: changes what it answers to a completion.
+        instance: changes where it is started anew.
         reloads: the folders that weights were read from, with the names and dtypes of the weights.
         bodies: of the completions.
         adapters: what holds the LoRA adapters by name, on the weights as they were then.
@@ -38,11 +40,13 @@ class Served:
         }  # fmt: skip
         self.path, self.max_model_len, self.vocabulary = resolve_path("srft:model"), 1024, self.model.config.vocab_size
         self.status: dict[str, int] = {}
+        self.garbage: Callable[[Any], Any] = lambda answer: answer
         self.drops = 0  # connections that break before the next completions are answered
         self.reloads: list[tuple[Path, dict[str, torch.dtype]]] = []
         self.bodies: list[dict[str, Any]] = []
         self.adapters: dict[str, Any] = {}
         self.lora: dict[str, Any] | None = {"max_lora_rank": 16}
+        self.instance = "1"
         self.lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -52,7 +56,8 @@ class Served:
             model = {"id": "policy", "root": self.path, "max_model_len": self.max_model_len, "parent": None}
             return 200, {"data": [{**model, "id": "adapter", "parent": "policy"}, model]}
         if path == "/server_info":
-            return 200, {"vllm_config": {"model_config": self.config, "lora_config": self.lora}}
+            config = {"model_config": self.config, "lora_config": self.lora, "instance_id": self.instance}
+            return 200, {"vllm_config": config}
         if path == "/collective_rpc":
             assert body["method"] == "reload_weights"
             return self.reload(Path(body["kwargs"]["weights_path"]))
@@ -97,7 +102,7 @@ class Served:
              "finish_reason": "length" if s.truncated else "stop"}
             for i, s in enumerate(group)
         ]  # fmt: skip
-        return 200, {"choices": choices[::-1]}
+        return 200, self.garbage({"choices": choices[::-1]})
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,60 @@ def test_a_run_samples_by_a_server_and_corrects(served: Served, tmp_path: Path) 
         assert row["sampling/sampling_logp_difference/mean"] < 1e-4
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-4)
     assert len(served.reloads) == 3  # as loaded, and after each of two steps
+
+
+GARBAGE: dict[str, Callable[[Any], Any]] = {
+    "empty": lambda answer: {},
+    "too few": lambda answer: {"choices": answer["choices"][1:]},
+    "no ids": lambda answer: {"choices": [choice | {"token_ids": None} for choice in answer["choices"]]},
+    "nan": lambda answer: {
+        "choices": [choice | {"logprobs": {"token_logprobs": [nan] * len(choice["token_ids"])}} for choice in answer["choices"]]
+    },
+    "shorter": lambda answer: {"choices": [choice | {"logprobs": {"token_logprobs": []}} for choice in answer["choices"]]},
+}  # fmt: skip
+
+
+def test_a_server_that_answers_garbage_or_begins_anew_is_told(served: Served, tokenizer: Any, tmp_path: Path) -> None:
+    policy = Policy(load_model(MODEL))
+    requests, params = [SampleRequest(PROMPTS[0], 1)], SamplingParams(n=2, max_response_length=4)
+    with serve(served) as url:
+        sampler = make_sampler(settings([url], tmp_path), policy, MODEL, tokenizer, max_model_len=256)
+        for change in GARBAGE.values():
+            served.garbage = change
+            with pytest.raises(SrftError, match="its answer is not that of a vLLM server") as error:
+                sampler.sample(requests, params)
+            assert error.value.where == url
+        served.garbage = lambda answer: answer
+        served.instance = "2"
+        with pytest.raises(SrftError, match=r"started anew[\s\S]*--resume"):
+            sampler.sample(requests, params)
+        sampler.close()
+
+
+def test_a_server_dies_in_a_run_that_goes_on_with_another(served: Served, tmp_path: Path) -> None:
+    changes = ["rollout.engine=server", f"rollout.server.folder={tmp_path / 'w'}", "training.checkpoint_every=1"]
+    changes += ["evaluation.sets={}", "method.name=grpo", "optim.lr=1e-3", "rollout.max_response_length=32"]
+
+    def recipe(url: str) -> Any:
+        return load_recipe("quickstart", [*SMALL, *changes, f"rollout.server.urls=[{url}]"])
+
+    def dying(answer: Any) -> Any:
+        served.drops = 99 * (len(served.bodies) >= 4)  # after the first step's four prompts
+        return answer
+
+    with serve(served) as url:
+        whole = train(recipe(url), tmp_path / "whole")
+        served.bodies.clear()
+        served.garbage = dying
+        with pytest.raises(SrftError, match="is not reached"):
+            train(recipe(url), tmp_path / "run")
+    assert RunDir(tmp_path / "run").checkpoint.name == "step-000001"
+    with serve(Served()) as url:
+        again = train(recipe(url), tmp_path / "run", resume=True)
+    for a, b in zip(whole.metrics, again.metrics, strict=True):
+        assert b["reward"] == a["reward"]
+        assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+    assert len(again.metrics) == 2
 
 
 def test_an_evaluation_samples_by_a_server(served: Served, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from srft.policy.forward import Policy
 from srft.policy.load import load_config, load_model, load_tokenizer, pad_token_id
 from srft.policy.placement import for_inference, pick_precision
 from srft.policy.saved import model_name
-from srft.processes import first
+from srft.processes import ending_together, first
 from srft.rollout.collector import Collector
 from srft.rollout.engine import make_sampler
 from srft.verify.check import check_answers
@@ -37,6 +37,7 @@ from srft.verify.verifier import Verifier
 from srft.versions import versions
 
 
+@ending_together()
 def evaluate(
     recipe: EvaluationRecipe,
     *,

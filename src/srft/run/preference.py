@@ -52,7 +52,7 @@ def train_preferences(plan: Plan, loop: Loop, start: int) -> Ending | None:
         length=recipe.data.max_prompt_length + recipe.rollout.max_response_length,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         steps=steps,
-        processes=loop.accelerator.num_processes,
+        accelerator=loop.accelerator,
         report=report,
     )
     loop.policy.sync(loop.collect.collector.sampler)

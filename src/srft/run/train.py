@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
@@ -17,7 +17,7 @@ from torch import distributed
 
 from srft.errors import SrftError
 from srft.policy.placement import pick_device, pick_precision
-from srft.processes import first
+from srft.processes import TIMEOUT, ending_together, first
 from srft.recipe.schema import Recipe
 from srft.run.announce import headline, show_end
 from srft.run.callbacks import Callback, Callbacks
@@ -41,6 +41,7 @@ from srft.training.run_dir import RunDir
 from srft.verify.verifier import Verifier
 
 
+@ending_together()
 def train(
     recipe: Recipe | None = None,
     out: str | Path | None = None,
@@ -193,12 +194,13 @@ def _accelerator(recipe: Recipe, out: str | Path | None) -> Accelerator:
     AcceleratorState._reset_state()  # another run of this process may have had another precision
     launched = distributed.is_torchelastic_launched() and not distributed.is_initialized()
     if launched and device.type == "cuda" and any(part.training.offload for part in recipe.parts):
-        distributed.init_process_group("cpu:gloo,cuda:nccl")  # what is offloaded is summed on the CPU
+        distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT)  # what is offloaded is summed on the CPU
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="no" if precision == "fp32" else precision,
         log_with=list(recipe.logging.trackers) or None,
         project_dir=str(out or "runs"),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
 
 

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accelerate import Accelerator
+
 from srft.data.template import Template, after_opening, render
 from srft.data.tokenize import Prompt
 from srft.errors import SrftError
@@ -39,7 +41,7 @@ def train_on_pairs(
     length: int,
     gradient_checkpointing: bool,
     steps: int,
-    processes: int,
+    accelerator: Accelerator,
     report: Callable[[int, Mapping[str, float]], bool],
 ) -> None:
     """Train `model` in place for `steps` optimizer steps; the reference is the model as it comes in (PSFT Table 9).
@@ -47,6 +49,7 @@ def train_on_pairs(
     Args:
         beta: DPO's.
         length: tokens of a prompt and a response together, at most.
+        accelerator: the run's, whose processes share each step's pairs.
         report: gets each step's number and metrics, and says whether to go on.
     """
     from datasets import Dataset
@@ -55,7 +58,7 @@ def train_on_pairs(
     from trl.trainer.dpo_trainer import DPOTrainer
 
     rows = max(training.tokens_per_micro_batch // (2 * length), 1)
-    share = max(training.prompts_per_step // processes, 1)
+    share = max(training.prompts_per_step // accelerator.num_processes, 1)
     rows = max(d for d in range(1, min(rows, share) + 1) if share % d == 0)
 
     class Report(TrainerCallback):
@@ -92,8 +95,10 @@ def train_on_pairs(
                 lr_scheduler_type=optim.schedule_name,
                 warmup_steps=round(optim.warmup * steps),
                 gradient_checkpointing=gradient_checkpointing,
-                bf16=training.precision == "bf16",
-                use_cpu=training.device == "cpu",
+                bf16=accelerator.mixed_precision == "bf16",
+                use_cpu=accelerator.device.type == "cpu",
+                accelerator_config={"use_configured_state": True},  # else it forgets the processes, ours too
+                ddp_find_unused_parameters=False,
                 seed=training.seed,
                 logging_steps=1,
                 save_strategy="no",

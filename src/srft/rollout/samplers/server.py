@@ -143,6 +143,7 @@ class ServerSampler(Sampler):
         for group in self.pool.map(answer, cycle(self.servers), requests):
             groups.append(group)
             self.progress(len(group))
+        list(self.pool.map(VllmServer.check_instance, self.servers, self.servers.values()))
         return groups
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:

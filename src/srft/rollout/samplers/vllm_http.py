@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class ServedModel:
         logprobs_mode: e.g. "processed_logprobs".
         config_changes: what its `--hf-overrides` change of the model's config.
         max_lora_rank: of the adapters that it has room for; 0 where it takes none.
+        instance: another one once it was started anew; "" where it does not say.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ServedModel:
     logprobs_mode: str
     config_changes: dict[str, Any]
     max_lora_rank: int
+    instance: str
 
 
 class VllmServer:
@@ -86,6 +89,7 @@ class VllmServer:
                 logprobs_mode=config["logprobs_mode"],
                 config_changes=config["hf_overrides"] or {},
                 max_lora_rank=(info["vllm_config"].get("lora_config") or {}).get("max_lora_rank", 0),
+                instance=info["vllm_config"].get("instance_id", ""),
             )
         except (KeyError, TypeError, StopIteration) as error:
             raise SrftError(f"it does not say of its model: {error!r}", where=self.url, fix="Take vLLM 0.32.") from None
@@ -100,10 +104,31 @@ class VllmServer:
         """The choices of a completion, in order.
 
         Raises:
-            SrftError: it refuses, or does not answer.
+            SrftError: it refuses, does not answer, or answers something else.
         """
-        choices = self._ask("POST", "/v1/completions", body)["choices"]
-        return sorted(choices, key=lambda choice: choice["index"])
+        answer = self._ask("POST", "/v1/completions", body)
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            sound = len(choices) == body["n"] and all(_is_sound(choice, body["top_p"] == 1) for choice in choices)
+        except (KeyError, TypeError):
+            sound = False
+        if not sound:
+            fix = "See the server's log, and take vLLM 0.32."
+            raise SrftError("its answer is not that of a vLLM server to what it was asked", where=self.url, fix=fix)
+        return choices
+
+    def check_instance(self, served: ServedModel) -> None:
+        """Return nothing where it is the server that `served` describes.
+
+        Raises:
+            SrftError: it was started anew since, or is not reached.
+        """
+        if self.describe().instance != served.instance:
+            raise SrftError(
+                "the vLLM server was started anew in the middle of the run: it has not the policy's weights any more",
+                where=self.url,
+                fix="Continue with --resume, which hands them over first.",
+            )
 
     def load(self, folder: Path) -> None:
         """Replace its weights by those in a folder, and forget what it cached of the old ones.
@@ -154,7 +179,12 @@ class VllmServer:
                 where=self.url,
                 fix=fix,
             )
-        return reply.json() if "json" in reply.headers.get("content-type", "") else {}
+        if "json" not in reply.headers.get("content-type", ""):
+            return {}
+        try:
+            return reply.json()
+        except ValueError as error:
+            raise SrftError(f"the answer to {path} is no JSON: {error}", where=self.url, fix=fix) from None
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         import httpx
@@ -177,6 +207,13 @@ class VllmServer:
                         fix="Check rollout.server.urls, and that it runs: curl URL/health.",
                     ) from None
         return None
+
+
+def _is_sound(choice: Mapping[str, Any], known: bool) -> bool:
+    """Token ids, each with a log-prob, which is one where it is `known`."""
+    ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+    of_probabilities = not known or all(x < 1e-3 for x in logprobs)  # nan is none
+    return all(isinstance(i, int) for i in ids) and len(logprobs) == len(ids) and of_probabilities
 
 
 def check_logprobs(served: ServedModel, url: str) -> None:
