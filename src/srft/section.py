@@ -3,9 +3,29 @@ reads; `srft.recipe` puts them together."""
 
 from __future__ import annotations
 
-from typing import Any, get_origin
+from typing import Annotated, Any, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+LONGEST_NAME = 100  # characters
+
+
+def check_file_name(name: str) -> str:
+    """A name that files and folders are called by: no part of a path, nothing hidden, nothing that steers a terminal.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not name or not name.isprintable() or name[0] == "." or {*"/\\"} & {*name} or len(name) > LONGEST_NAME:
+        shown = f"{name[:LONGEST_NAME]!r}" + "…" * (len(name) > LONGEST_NAME)
+        raise ValueError(
+            f"{shown} cannot name a file: it may not be empty, begin with a dot, hold / or \\ or characters that "
+            f"cannot be printed, or be longer than {LONGEST_NAME} characters"
+        )
+    return name
+
+
+FileName = Annotated[str, AfterValidator(check_file_name)]
 
 
 class Section(BaseModel):

@@ -114,7 +114,7 @@ def test_missing_sources(path: str, expected: str) -> None:
 
 def test_broken_parquet(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("not parquet")
-    with pytest.raises(SrftError, match="not a Parquet file"):
+    with pytest.raises(SrftError, match="not a whole Parquet file"):
         load_problems(str(tmp_path / "x.parquet"))
 
 

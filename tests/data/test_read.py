@@ -87,7 +87,7 @@ def test_folders_of_files(tmp_path: Path) -> None:
         ("a.csv", "question,answer\n1,2\n3,4,5\n", "a.csv:3: more fields than the header's 2"),
         ("a.csv", 'question,answer\n"1,2\n', "a.csv:2: malformed"),
         ("a.csv", "question,answer\n1,2\n,4\n", "a.csv:3: column 'question' is empty"),
-        ("a.jsonl.gz", "not packed", "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", "not packed", "a.jsonl.gz:1: malformed JSON"),
         ("a.json", '[{"question": 1},', "a.json: malformed JSON"),
         ("a.xlsx", "", "a file of unknown format '.xlsx'"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -18,6 +20,7 @@ from srft.cli.recipes import benchmarks, methods, recipes
 from srft.cli.select import select
 from srft.cli.train import RecipeCommand, train
 from srft.errors import SrftError
+from srft.safe_text import printable, redacted
 
 app = typer.Typer(
     cls=Group,
@@ -68,11 +71,20 @@ def main() -> None:
     try:
         app()
     except SrftError as error:
-        from rich.console import Console
-        from rich.markup import escape
+        from rich.text import Text
 
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[red bold]Error[/red bold] {escape(str(error))}", highlight=False)
+        from srft.console import SafeConsole
+
+        console = SafeConsole(stderr=True, soft_wrap=True)
+        console.print(Text.assemble(("Error", "red bold"), f" {error}"), highlight=False)
         if os.environ.get("SRFT_DEBUG"):
             raise
         sys.exit(2)
+    except Exception:
+        sys.excepthook = _show_traceback
+        raise
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python's, without what a stranger's text would do to the terminal, and without secrets."""
+    sys.stderr.write(printable(redacted("".join(traceback.format_exception(kind, error, trace)))))

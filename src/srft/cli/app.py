@@ -59,9 +59,9 @@ class Group(TyperGroup):
 @cache
 def console() -> Console:
     """Where results go; lines are not broken in a pipe."""
-    from rich.console import Console
+    from srft.console import SafeConsole
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return SafeConsole(soft_wrap=not sys.stdout.isatty())
 
 
 def quiet() -> None:

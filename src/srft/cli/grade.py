@@ -33,4 +33,4 @@ def grade(
     else:
         console().print(report.confusion_table(graded))
         for line in report.disagreements(graded):
-            console().print(line, markup=False, highlight=False)
+            console().print(line, highlight=False)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from srft.cli.app import console, quiet
+from srft.errors import SrftError
 
 
 def select(
@@ -31,6 +32,9 @@ def select(
     how = validated(SelectionSettings, {"keep": keep, "top": top, "noise": noise}, "data.selection")
     candidates = saved_candidates(RunDir(run), how, model)
     chosen = keep_some(candidates, how, seed)
-    write_selection(out, chosen)
+    try:
+        write_selection(out, chosen)
+    except OSError as error:
+        raise SrftError(f"cannot be written: {error.strerror}", where=f"--out {out}", fix="Name a file.") from None
     right = sum(candidate.is_correct for candidate in candidates)
     console().print(f"{out}: {len(chosen)} of {len(candidates)} rollouts ({right} right) kept by {keep}")

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from srft.data.files import check_value
 from srft.data.problem import Problem
 from srft.data.read import read_rows
 from srft.data.reasoning_gym import generate
@@ -28,7 +29,10 @@ def resolve_path(path: str) -> str:
         return str(resources.files("srft") / "embedded" / path.removeprefix("srft:"))
     if path.startswith("package:"):
         package, _, file = path.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # no name of a package
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             name = package.replace("_", "-")
             raise SrftError(f"the package {name} is not installed", where=path, fix=f"pip install --no-deps {name}")
@@ -57,11 +61,18 @@ def load_problems(
     if path.startswith("reasoning-gym:"):
         problems = list(islice(generate(path, options), limit))
     else:
-        local = Path(resolve_path(path)).expanduser()
+        local = _expanded(resolve_path(path))
         problems = _problems(islice(read_rows(local, path, split, options), limit), columns, path)
     if not problems:
         raise SrftError("no rows", where=path, fix="Give a file with at least one problem.")
     return problems
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~NOBODY
+        raise SrftError(str(error), where=path, fix="Check the path.") from None
 
 
 def problems_from_rows(
@@ -85,14 +96,19 @@ def place_rows(rows: Iterable[Any], name: str = "data") -> Iterable[tuple[str, A
     """(`name, row i`, row) of every row in memory.
 
     Raises:
-        SrftError: these are not rows, but a mapping of splits or of columns.
+        SrftError: these are not rows, but a mapping of splits or of columns; as `check_value`.
     """
     if hasattr(rows, "iterrows"):  # a pandas DataFrame
         rows = [dict(row) for _, row in rows.iterrows()]
     if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         held = f"{type(rows).__name__} of {', '.join(map(str, rows))}" if isinstance(rows, Mapping) else repr(rows)
         raise SrftError(f"not a list of rows: {held}", where=name, fix="Give one split, or a list of dicts.")
-    return ((f"{name}, row {i}", row) for i, row in enumerate(rows))
+    return (_checked(f"{name}, row {i}", row) for i, row in enumerate(rows))
+
+
+def _checked(where: str, row: Any) -> tuple[str, Any]:
+    check_value(row, where)
+    return where, row
 
 
 def json_rows(rows: Iterable[Any], name: str = "data") -> list[Any]:

@@ -7,12 +7,12 @@ import difflib
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from srft.data.files import COMPRESSIONS, parse_json, parse_jsonl, read_text
-from srft.errors import SrftError
+from srft.errors import SrftError, reason
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 SPLITS = frozenset({"train", "test", "validation", "valid", "val", "dev", "eval"})
@@ -38,13 +38,16 @@ def read_rows(local: Path, name: str, split: str, options: Mapping[str, Any]) ->
     Raises:
         SrftError: naming what was looked for and what is near, for what is missing, mixed, malformed or unknown.
     """
-    if local.is_file():
-        return read_file(local, name)
-    if local.is_dir():
-        return _folder(local, name, split)
-    if _is_hub_id(name):
-        return _hub(name, split, options)
-    raise _missing(local, name)
+    try:
+        if local.is_file():
+            return read_file(local, name)
+        if local.is_dir():
+            return _folder(local, name, split)
+        if not _is_hub_id(name):
+            raise _missing(local, name)
+    except OSError as error:  # too long a name, a folder that may not be read
+        raise SrftError(f"cannot be read: {error.strerror or error}", where=name, fix="Check the path.") from None
+    return _hub(name, split, options)
 
 
 def read_file(path: Path, name: str = "") -> Rows:
@@ -72,17 +75,19 @@ def read_file(path: Path, name: str = "") -> Rows:
 
 
 def _parquet(path: Path, name: str) -> Rows:
-    import pyarrow
-    import pyarrow.parquet
+    from pyarrow.parquet import ParquetFile
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        for batch in ParquetFile(path, page_checksum_verification=True).iter_batches():
             for row in batch.to_pylist():
                 yield f"{name}, row {number}", row
                 number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise SrftError(f"not a Parquet file: {error}", where=name, fix="Write it anew.") from None
+    except Exception as error:  # pyarrow's own kinds, and those of values that Python cannot hold
+        what = f"not a whole Parquet file: {reason(error)}"
+        raise SrftError(
+            what, where=f"{name}, row {number}" if number else name, fix="Fetch or write it anew."
+        ) from None
 
 
 def _table(text: str, name: str, delimiter: str) -> Rows:
@@ -92,6 +97,8 @@ def _table(text: str, name: str, delimiter: str) -> Rows:
     where = f"{name}:1"
     try:
         header = reader.fieldnames or ()
+        if twice := next((column for column in header if column and header.count(column) > 1), None):
+            raise SrftError(f"two columns are called '{twice}'", where=where, fix="Give each its own name.")
         where = f"{name}:{reader.line_num + 1}"
         for row in reader:
             if None in row:
@@ -128,13 +135,27 @@ def _saved(folder: Path, name: str, split: str) -> Rows:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets raises many kinds
-        raise SrftError(f"not a whole data set: {error}", where=name, fix="Save it anew.") from error
+        raise _damaged(name, error) from error
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
             known = ", ".join(map(str, saved))
             raise SrftError(f"no split '{split}'", where=name, fix=f"It has {known}: give one as `split`.")
         saved, name = saved[split], f"{name}[{split}]"
-    return ((f"{name}, row {i}", row) for i, row in enumerate(saved))
+    return _saved_rows(saved, name)
+
+
+def _saved_rows(saved: Iterable[Any], name: str) -> Rows:
+    number = 0
+    try:
+        for row in saved:
+            yield f"{name}, row {number}", row
+            number += 1
+    except Exception as error:  # a damaged file shows when it is read
+        raise _damaged(f"{name}, row {number}", error) from error
+
+
+def _damaged(where: str, error: Exception) -> SrftError:
+    return SrftError(f"not a whole data set: {reason(error)}", where=where, fix="Fetch or save it anew.")
 
 
 def _hub(name: str, split: str, options: Mapping[str, Any]) -> Rows:
@@ -143,9 +164,8 @@ def _hub(name: str, split: str, options: Mapping[str, Any]) -> Rows:
     try:
         rows = load_dataset(name, split=split, **options)
     except Exception as error:  # datasets and the hub raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SrftError(
-            f"nothing of that name is here, and the hub gave no split '{split}': {reason}",
+            f"nothing of that name is here, and the hub gave no split '{split}': {reason(error)}",
             where=name,
             fix=f"Check id, split and connection; a local file of the same columns does as well ({_known()}).",
         ) from error

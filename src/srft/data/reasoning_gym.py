@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from srft.data.problem import Problem
-from srft.errors import SrftError, did_you_mean
+from srft.errors import SrftError, did_you_mean, reason
 
 
 def generate(path: str, options: Mapping[str, Any]) -> Iterator[Problem]:
@@ -27,14 +27,14 @@ def generate(path: str, options: Mapping[str, Any]) -> Iterator[Problem]:
         raise SrftError(f"unknown task '{task}'", where=f"data.path: {path}", fix=did_you_mean(task, DATASETS))
     try:
         entries = reasoning_gym.create_dataset(task, **{"size": 500, "seed": 0, **options})
-    except (TypeError, AssertionError, ValueError) as error:
-        raise SrftError(str(error), where=f"data.options of {path}", fix="See the task's own options.") from None
-    for i, entry in enumerate(entries):
-        yield Problem(
-            str(entry["question"]) + "\nGive the final answer in \\boxed{}.",
-            str(entry["answer"]),
-            source=task,
-            grader="reasoning-gym",
-            metadata=json.loads(json.dumps(entry, default=str)),
-            where=f"{path}, entry {i}",
-        )
+        for i, entry in enumerate(entries):
+            yield Problem(
+                str(entry["question"]) + "\nGive the final answer in \\boxed{}.",
+                str(entry["answer"]),
+                source=task,
+                grader="reasoning-gym",
+                metadata=json.loads(json.dumps(entry, default=str)),
+                where=f"{path}, entry {i}",
+            )
+    except Exception as error:  # of many tasks, by many authors
+        raise SrftError(reason(error), where=f"data.options of {path}", fix="See the task's own options.") from None

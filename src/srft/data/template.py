@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from jinja2 import TemplateError
-
 from srft.data.problem import Problem
-from srft.errors import SrftError, did_you_mean
+from srft.errors import SrftError, did_you_mean, reason
 
 JINJA = (".jinja", ".jinja2")
+LONGEST_RENDERING = 10.0  # seconds that a chat template may take for one prompt
+LONGEST_PROMPT = 10_000_000  # characters that it may make of one
 SRFT_SYSTEM = """\
 Your task is to follow a systematic, thorough reasoning process before providing the final solution. This involves \
 analyzing, summarizing, exploring, reassessing, and refining your thought process through multiple iterations. \
@@ -81,7 +84,7 @@ def render(problem: Problem, template: Template, tokenizer: Any) -> tuple[str, s
         text = "\n\n".join([*(m["content"] for m in system), *shown, _plain(rest)])
     else:
         turns = [turn for one in examples for turn in _as_turns(one)]
-        text = _apply_chat_template([*system, *turns, *rest], template, tokenizer)
+        text = apply_chat_template([*system, *turns, *rest], template, tokenizer)
         if not text.endswith(template.prefill):
             # A chat template that opens the thinking itself must not have it opened twice.
             text = re.sub(r"<think>\s*\Z", "", text) + template.prefill
@@ -103,22 +106,48 @@ def _as_turns(example: Problem) -> list[dict[str, str]]:
     return [*asked, {"role": "assistant", "content": example.demonstrations[0]}]
 
 
-def _apply_chat_template(messages: Sequence[Mapping[str, str]], template: Template, tokenizer: Any) -> str:
+def apply_chat_template(messages: Sequence[Mapping[str, str]], template: Template, tokenizer: Any) -> str:
+    """Messages as the text that the model reads, by the template's chat template or the tokenizer's own.
+
+    Raises:
+        SrftError: there is none, or it fails, takes too long or makes too much of them.
+    """
     if not (template.chat_template or getattr(tokenizer, "chat_template", None)):
         fix = "Use data.template: none, or a chat template of your own (data.template: path.jinja)."
         raise SrftError("the tokenizer has no chat template", where="data.template", fix=fix)
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, chat_template=template.chat_template, tokenize=False, add_generation_prompt=True
+        with _time_limit(LONGEST_RENDERING):
+            text = tokenizer.apply_chat_template(
+                list(messages), chat_template=template.chat_template, tokenize=False, add_generation_prompt=True
             )
-        )
-    except (TemplateError, TypeError) as error:
+        if len(text) > LONGEST_PROMPT:
+            raise ValueError(f"a prompt of {len(text)} characters")
+        return str(text)
+    except Exception as error:  # a template may do whatever its sandbox allows
         roles = ", ".join(m["role"] for m in messages)
         fix = "Correct the template, or the messages; data.system: '' leaves system messages out."
         raise SrftError(
-            f"the chat template fails on messages of {roles}: {error}", where="data.template", fix=fix
+            f"the chat template fails on messages of {roles}: {reason(error)}", where="data.template", fix=fix
         ) from None
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError after so long, in the main thread, where alone a signal can end what runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"it takes more than {seconds:g} seconds")
+
+    handler = signal.signal(signal.SIGALRM, stop)
+    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def after_opening(demonstration: str, opening: str) -> str:

@@ -14,6 +14,7 @@ from srft.data.settings import Columns
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation import rows as read
 from srft.evaluation.rows import Question, Row
+from srft.section import check_file_name
 
 Measure = Literal["answers", "loss", "both"]  # of a set of the user's own
 
@@ -155,7 +156,7 @@ def choose(names: str | Sequence[str], limit: int | None = None) -> list[Choice]
     """
     choices: dict[str, Choice] = {}
     for part in filter(None, (p.strip() for p in (names.split(",") if isinstance(names, str) else names))):
-        match = re.fullmatch(r"(.+?)(?::([1-9]\d*))?(?:x([1-9]\d*))?", part)
+        match = re.fullmatch(r"(.+?)(?::([1-9]\d*))?(?:x([1-9]\d*))?", part, re.DOTALL)
         assert match is not None
         word, number = match[1], int(match[2]) if match[2] else limit
         samples = int(match[3]) if match[3] else None
@@ -164,7 +165,7 @@ def choose(names: str | Sequence[str], limit: int | None = None) -> list[Choice]
         elif word in BENCHMARKS:
             chosen = [Choice(word, number, samples=samples)]
         elif "/" in word or file_format(Path(word)):
-            chosen = [Choice(Path(word).stem, number, word, samples)]
+            chosen = [Choice(_file_stem(word), number, word, samples)]
         else:
             raise SrftError(
                 f"unknown benchmark '{word}'", where="--benchmarks", fix=did_you_mean(word, [*BENCHMARKS, *GROUPS])
@@ -176,6 +177,14 @@ def choose(names: str | Sequence[str], limit: int | None = None) -> list[Choice]
     if not choices:
         raise SrftError("no benchmark named", where="--benchmarks", fix=f"Known: {', '.join([*BENCHMARKS, *GROUPS])}.")
     return list(choices.values())
+
+
+def _file_stem(path: str) -> str:
+    try:
+        return check_file_name(Path(path).stem)
+    except ValueError as error:
+        fix = "Rename it, or give it a name in evaluation.sets."
+        raise SrftError(str(error), where=f"--benchmarks {path}", fix=fix) from None
 
 
 def to_problem(name: str, row: Row, index: int, where: str, seed: int) -> Problem:

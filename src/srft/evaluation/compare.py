@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from srft.data.files import parse_json, read_text
-from srft.errors import SrftError, did_you_mean
+from srft.errors import SrftError, did_you_mean, reason
 from srft.evaluation.estimators import bootstrap
 from srft.evaluation.records import read_records
 
@@ -71,6 +71,14 @@ def _paper(table: str, row: str, results: Mapping[str, Any]) -> dict[str, Any]:
 def _other(other: Path, results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     file = other / "results.json"
     theirs = parse_json(read_text(file), str(file))
+    try:
+        return _cells(other, theirs, results, folder)
+    except (LookupError, TypeError, AttributeError) as error:
+        what = f"not the results of `srft eval`: {reason(error)}"
+        raise SrftError(what, where=str(file), fix="Name another folder in --against.") from None
+
+
+def _cells(other: Path, theirs: Mapping[str, Any], results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     cells = {}
     for benchmark, ours in results["benchmarks"].items():
         if benchmark not in theirs["benchmarks"]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from srft.console import safe_console
 from srft.data.load import load_problems
 from srft.data.problem import Problem
 from srft.errors import SrftError
@@ -127,6 +128,7 @@ def warning(overlaps: Mapping[str, Overlap]) -> str:
 
 def show(console: Console, overlaps: Mapping[str, Overlap]) -> None:
     """A line a benchmark, then the most covered problems."""
+    console = safe_console(console)
     table = Table(box=None, pad_edge=False)
     for i, name in enumerate(("benchmark", "problems", "any n-gram", "half of them", "word for word")):
         table.add_column(name, justify="right" if i else "left")
@@ -136,7 +138,7 @@ def show(console: Console, overlaps: Mapping[str, Overlap]) -> None:
     for name, o in overlaps.items():
         for covered in o.worst:
             line = f"{name} {covered.problem}: {covered.share:.0%} in {covered.where}"
-            console.print(line, markup=False, highlight=False)
+            console.print(line, highlight=False)
 
 
 def _summary(name: str, problems: int, best: Mapping[_Place, Covered], exact: set[_Place], n: int) -> Overlap:

@@ -12,7 +12,7 @@ from typing import Any
 from srft.data.load import load_problems
 from srft.data.problem import Problem
 from srft.data.read import read_file
-from srft.errors import SrftError
+from srft.errors import SrftError, reason
 from srft.evaluation.benchmarks import Benchmark, Choice, to_problem
 
 
@@ -113,9 +113,8 @@ def _hub(name: str, benchmark: Benchmark, file: Path | None) -> _Rows:
         revision = benchmark.revision or str(HfApi().dataset_info(benchmark.hub).sha)
         rows: Any = load_dataset(benchmark.hub, benchmark.config, split=benchmark.split, revision=revision)
     except Exception as error:  # datasets and the hub raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SrftError(
-            f"the hub gave no {name}: {reason}",
+            f"the hub gave no {name}: {reason(error)}",
             where=benchmark.hub,
             fix=(f"{file} is not there either. " if file else "")
             + f"Check the connection and your access to it, or put {benchmark.file} into --data-dir.",

@@ -8,6 +8,8 @@ from types import TracebackType
 from rich import progress as rich
 from rich.console import Console
 
+from srft.console import safe_console
+
 LOG_EVERY = 30.0  # seconds
 
 
@@ -19,8 +21,8 @@ class Progress:
     """
 
     def __init__(self, console: Console | None, ranks: int = 1) -> None:
-        self.console, self.ranks = console, ranks
-        self._name, self._bar = "", None if console is None or not console.is_terminal else _bar(console)
+        self.console, self.ranks = safe_console(console) if console else None, ranks
+        self._name, self._bar = "", None if self.console is None or not self.console.is_terminal else _bar(self.console)
         self._task: rich.TaskID | None = None
         self._total = self._done = self._tokens = 0
         self._seconds, self._said = 0.0, time.monotonic()
@@ -54,7 +56,7 @@ class Progress:
 
 def _bar(console: Console) -> rich.Progress:
     return rich.Progress(
-        rich.TextColumn("{task.description}"),
+        rich.TextColumn("{task.description}", markup=False),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
         rich.TimeElapsedColumn(),

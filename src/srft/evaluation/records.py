@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ class RecordFile:
         return self.folder / f"{self.name}.jsonl"
 
     def _parts(self) -> list[Path]:
-        return [self.path, *sorted(self.folder.glob(f"{self.name}.rank*.jsonl"))]
+        return [self.path, *sorted(self.folder.glob(f"{glob.escape(self.name)}.rank*.jsonl"))]
 
     def read(self) -> Groups:
         """The whole groups on disk.
@@ -81,7 +82,8 @@ def read_records(path: Path) -> list[Record]:
             where=str(path),
             fix="Evaluate again, into another --out.",
         )
-    return [row for row in rows if {"problem", "sample", "reward"} <= set(row)]
+    kinds = {"problem": int, "sample": int, "reward": int | float}
+    return [row for row in rows if all(isinstance(row.get(key), kind) for key, kind in kinds.items())]
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -98,12 +100,16 @@ def open_folder(folder: Path, settings: Mapping[str, Any], tasks: Mapping[str, M
     known: dict[str, Any] = {"settings": {}, "benchmarks": {}}
     if file.exists():
         known = parse_json(read_text(file), str(file))
+        if not isinstance(known, dict) or not all(
+            isinstance(known.get(key), dict) for key in ("settings", "benchmarks")
+        ):
+            raise SrftError("not the settings of an evaluation", where=str(file), fix="Name another --out.")
         for name in known["benchmarks"]:
             read_records(folder / f"{name}.jsonl")
     if known["settings"] and settings:
         check_same("an evaluation", known["settings"], settings, folder)
     for name, facts in tasks.items():
-        if name in known["benchmarks"]:
+        if isinstance(known["benchmarks"].get(name), dict):
             check_same(name, known["benchmarks"][name], facts, folder)
     whole = {"settings": dict(settings) or known["settings"], "benchmarks": {**known["benchmarks"], **tasks}}
     try:

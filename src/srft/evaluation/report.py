@@ -12,7 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from srft.console import SafeConsole, safe_console
 from srft.data.files import write_json, write_text
+from srft.safe_text import printable
 
 Cells = Sequence[str]
 
@@ -35,10 +37,10 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
     """Print the tables."""
-    if not console.is_terminal:  # a log has no width that a table would have to fit
-        console = Console(file=console.file, width=250)
+    # A log has no width that a table would have to fit.
+    console = safe_console(console) if console.is_terminal else SafeConsole(file=console.file, width=250)
     for table in tables(results):
-        console.print(table.title, style="bold", markup=False, highlight=False)
+        console.print(table.title, style="bold", highlight=False)
         grid = RichTable(box=None, pad_edge=False)
         for i, name in enumerate(table.head):
             grid.add_column(name, justify="right" if i else "left")
@@ -47,7 +49,7 @@ def show(console: Console, results: Mapping[str, Any]) -> None:
         console.print(grid)
         console.print()
     for note in notes(results):
-        console.print(note, markup=False, highlight=False)
+        console.print(note, highlight=False)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -59,8 +61,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     for table in tables(results):
         rule = ["---", *["---:"] * (len(table.head) - 1)]
-        lines += [f"**{table.title}**", "", _pipe(table.head), _pipe(rule), *map(_pipe, table.body), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in notes(results)), ""])
+        title = " ".join(table.title.split())
+        lines += [f"**{title}**", "", _pipe(table.head), _pipe(rule), *map(_pipe, table.body), ""]
+    return printable("\n".join([*lines, *(f"- {note}" for note in notes(results)), ""]))
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
@@ -167,7 +170,7 @@ def _how(settings: Mapping[str, Any]) -> str:
 
 
 def _pipe(cells: Cells) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _csv(results: Mapping[str, Any]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from srft.data.settings import ORIGIN_HELP, Columns, FewShot, TemplateName
 from srft.evaluation.benchmarks import Measure
 from srft.policy.load import ModelSettings
 from srft.policy.placement import Precision
 from srft.rollout.engine import SamplerSettings
-from srft.section import Section
+from srft.section import Section, check_file_name
 from srft.verify.settings import VerifySettings
 
 
@@ -63,6 +63,11 @@ class EvaluationSettings(Section):
     limit: int | None = Field(None, gt=0, description="only the first so many problems of what names no number itself")
     statistics: bool = Field(False, description="entropy, branching factor and perplexity, by one more forward pass")
     data_dir: str | None = Field(None, description="folder with benchmark files; what it lacks comes from the hub")
+
+    @field_validator("sets")
+    @classmethod
+    def _name_files(cls, sets: dict[str, EvaluationSet]) -> dict[str, EvaluationSet]:
+        return {check_file_name(name): own for name, own in sets.items()}
 
 
 class EvaluationRecipe(EvaluationSettings, SamplerSettings):

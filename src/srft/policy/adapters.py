@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from srft.data.files import write_json
-from srft.errors import SrftError
+from srft.data.files import parse_json, read_text, write_json
+from srft.errors import SrftError, reason
 from srft.policy.manifest import check_manifest
-from srft.section import Section
+from srft.section import Section, check_file_name
 
+WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"  # peft's, in a folder that holds adapters alone
 BASE = "adapter_base.json"  # ours, beside it: {"base": a checkpoint of the same run, "config": changes to the config}
 
@@ -59,7 +59,11 @@ def base_in_run(checkpoint: Path) -> Path | None:
     name = _read(checkpoint / BASE).get("base")
     if name is None:
         return None
-    base = checkpoint.parent / str(name)
+    try:
+        base = checkpoint.parent / check_file_name(str(name))
+    except ValueError as error:
+        fix = "Name a checkpoint of the same folder there."
+        raise SrftError(str(error), where=str(checkpoint / BASE), fix=fix) from None
     if not base.is_dir():
         raise SrftError(
             f"its adapters stand on {base.name}, which is gone",
@@ -78,7 +82,7 @@ def adapters_base(folder: Path) -> AdaptersBase:
     config, ours = _read(folder / CONFIG), _read(folder / BASE)
     base = base_in_run(folder)
     path, revision = (str(base), None) if base else (config.get("base_model_name_or_path"), config.get("revision"))
-    if not path or (Path(path).is_absolute() and not Path(path).exists()):
+    if not path or not isinstance(path, str) or (Path(path).is_absolute() and not Path(path).exists()):
         raise SrftError(
             f"its adapters stand on {path}, which is not there" if path else "it does not say what they stand on",
             where=str(folder / CONFIG),
@@ -142,9 +146,9 @@ def read_adapters(model: Any, folder: Path) -> None:
         different = [str(error).splitlines()[-1].strip()]
     saved = _read(folder / CONFIG)
     (config,) = model.peft_config.values()
-    if different or saved["lora_alpha"] != config.lora_alpha:
+    if different or saved.get("lora_alpha") != config.lora_alpha:
         raise SrftError(
-            f"its adapters have another shape: rank {saved['r']}, alpha {saved['lora_alpha']}"
+            f"its adapters have another shape: rank {saved.get('r')}, alpha {saved.get('lora_alpha')}"
             + (f"; {different[0]}" if different else ""),
             where=str(folder),
             fix="Keep model.lora as it is from stage to stage.",
@@ -155,13 +159,20 @@ def merged(model: Any, folder: Path) -> Any:
     """The model with the adapters in a folder added into its weights, all of them trainable.
 
     Raises:
-        SrftError: they are damaged; peft is not installed.
+        SrftError: peft is not installed; they are pickled, damaged or of another model.
     """
     check_manifest(folder)
     _check_peft(str(folder))
     from peft import PeftModel
 
-    whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    if not (folder / WEIGHTS).is_file():
+        fix = "Save them by a peft that writes safetensors; pickled ones (.bin) could run code when they are read."
+        raise SrftError(f"its adapters are not in {WEIGHTS}", where=str(folder), fix=fix)
+    try:
+        whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # peft, safetensors and torch raise many kinds
+        what = f"its adapters could not be loaded: {reason(error)}"
+        raise SrftError(what, where=str(folder), fix="Fetch or save them anew.") from error
     return whole.requires_grad_(True)  # peft froze what the adapters stood on
 
 
@@ -179,7 +190,11 @@ def dequantized(module: Any) -> Tensor:
 
 def _read(file: Path) -> dict[str, Any]:
     """A file of ours or of peft's; empty where there is none."""
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    if not isinstance(value := parse_json(read_text(file), str(file)), dict):
+        raise SrftError("not an object", where=str(file), fix="Fetch or save the adapters anew.")
+    return value
 
 
 def _check_peft(where: str) -> None:

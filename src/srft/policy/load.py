@@ -21,7 +21,7 @@ from srft.policy.adapters import (
     read_adapters,
     with_adapters,
 )
-from srft.policy.manifest import check_manifest
+from srft.policy.pretrained import check_weights, from_pretrained
 from srft.policy.saved import model_folder
 from srft.section import Section
 
@@ -82,7 +82,7 @@ def load_config(settings: ModelSettings) -> PretrainedConfig:
         SrftError: the model is not found, is no causal LM's, or has no such key.
     """
     whole = whole_model(settings)
-    return change_config(_pretrained(AutoConfig, whole.path, **_source(whole)), whole)
+    return change_config(from_pretrained(AutoConfig, whole.path, **_source(whole)), whole)
 
 
 def change_config(config: PretrainedConfig, settings: ModelSettings) -> PretrainedConfig:
@@ -119,7 +119,7 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     folder = Path(resolve_path(settings.path))
     if has_adapters(folder) and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(_adapters_base(settings) or settings)
-    return _pretrained(AutoTokenizer, settings.path, **_source(settings))
+    return from_pretrained(AutoTokenizer, settings.path, **_source(settings))
 
 
 def stop_token_ids(tokenizer: Any, model: Any) -> set[int]:
@@ -182,9 +182,19 @@ def _prepared(model: Any, settings: ModelSettings, checkpoint: Path | None) -> A
 
 
 def whole_model(settings: ModelSettings) -> ModelSettings:
-    """The settings of what holds the model's config and whole weights: themselves, or of what its adapters stand on."""
-    base = _adapters_base(settings)
-    return settings if base is None else whole_model(base)
+    """The settings of what holds the model's config and whole weights: themselves, or of what its adapters stand on.
+
+    Raises:
+        SrftError: adapters stand on themselves.
+    """
+    seen, base = [settings.path], _adapters_base(settings)
+    while base is not None:
+        if base.path in seen:
+            fix = "Write the model that they were trained on into its adapter_config.json."
+            raise SrftError("its adapters stand on themselves", where=f"model.path: {settings.path}", fix=fix)
+        seen.append(base.path)
+        settings, base = base, _adapters_base(base)
+    return settings
 
 
 def _adapters_base(settings: ModelSettings) -> ModelSettings | None:
@@ -205,11 +215,22 @@ def _load_whole(settings: ModelSettings, checkpoint: Path | None) -> Any:
         return merged(_load_whole(base, None), Path(resolve_path(settings.path)))
     path = settings.path if checkpoint is None else str(checkpoint)
     source = _source(settings) if checkpoint is None else {"trust_remote_code": settings.trust_remote_code}
-    config = change_config(_pretrained(AutoConfig, path, **source), settings)
+    config = change_config(from_pretrained(AutoConfig, path, **source), settings)
     extra: dict[str, Any] = {"attn_implementation": settings.attention} if settings.attention else {}
     if settings.quantization:
         extra |= {"quantization_config": _quantization(), "device_map": {"": torch.cuda.current_device()}}
-    model = _pretrained(AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, **source, **extra)
+    if not path.endswith(".gguf"):
+        check_weights(resolve_path(path))
+        extra["use_safetensors"] = True
+    model, report = from_pretrained(
+        AutoModelForCausalLM, path, config=config, dtype=MASTER_DTYPE, output_loading_info=True, **source, **extra
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise SrftError(
+            f"{len(missing)} of its weights are not in its files, {missing[0]} among them",
+            where=f"model.path: {path}",
+            fix="Fetch or save it anew: they would be drawn at random.",
+        )
     if settings.quantization or getattr(model.config, "quantization_config", None) is None:
         return model
     return _unquantized(model)
@@ -229,26 +250,6 @@ def _quantization() -> Any:
 
 def _source(settings: ModelSettings) -> dict[str, Any]:
     return {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-
-
-def _pretrained(factory: Any, path: str, **options: Any) -> Any:
-    resolved = resolve_path(path)
-    if resolved.endswith(".gguf"):
-        file = Path(resolved)
-        if not file.is_file():
-            raise SrftError("no such file", where=f"model.path: {path}", fix="Check the path.")
-        if importlib.util.find_spec("gguf") is None:
-            raise SrftError("reading GGUF needs the package gguf", where=path, fix="pip install 'srft[smollm2]'")
-        resolved, options = str(file.parent), {**options, "gguf_file": file.name}
-    check_manifest(Path(resolved))
-    try:
-        return factory.from_pretrained(resolved, **{k: v for k, v in options.items() if v is not None})
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise SrftError(
-            f"{factory.__name__} could not load it: {str(error).splitlines()[0]}",
-            where=f"model.path: {path}",
-            fix="Give a hub id that this machine can reach, or a folder in Hugging Face format.",
-        ) from error
 
 
 def _unquantized(model: Any) -> Any:

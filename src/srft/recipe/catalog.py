@@ -23,6 +23,8 @@ from srft.recipe.merge import merge
 
 RECIPES = resources.files("srft") / "recipes"
 ENDINGS = (".yaml", ".yml")
+MOST_VALUES = 100_000  # of a recipe, aliases written out
+DEEPEST = 100  # lists and mappings within one another
 
 if TYPE_CHECKING:
     BaseLoader = yaml.SafeLoader
@@ -136,13 +138,44 @@ def merge_layers(layers: Iterable[Layer]) -> dict[str, Any]:
 def parse_yaml(text: str) -> Any:
     """A value as YAML; text that is no YAML stays text."""
     try:
-        return yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError:
+        return _load_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
+def _load_yaml(text: str) -> Any:
+    """Raises YAMLError, ValueError (a date that is none, a number of 5,000 digits, aliases that written out would fill
+    the memory) or RecursionError for what is no recipe's."""
+    tree = yaml.load(text, Loader=RecipeLoader)
+    level, count, depth = [tree], 0, 0
+    while level:
+        level = [inner for item in level for inner in _items(item)]
+        count, depth = count + len(level), depth + 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            raise ValueError(f"more than {MOST_VALUES} values, or nested more than {DEEPEST} deep")
+    return tree
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 class RecipeLoader(BaseLoader):
-    """YAML 1.1 reads 1e-6 as a string, and None as one; everyone means a number, and nothing."""
+    """YAML 1.1 reads 1e-6 as a string, and None as one; everyone means a number, and nothing. A key that stands twice
+    in a mapping is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As YAML's."""
+        keys: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 RecipeLoader.add_implicit_resolver(
@@ -184,7 +217,11 @@ def _open(source: str, folder: Path | None) -> tuple[RecipeFile, str | None, str
     path = near if near.is_file() else path
     if not path.is_file():
         raise SrftError("no such file", where=str(path), fix="Check the path, or name one of `srft recipes`.")
-    file = _parse(path.read_text(), str(path), path.parent)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SrftError(f"cannot be read: {error.strerror}", where=str(path), fix="Check the path.") from None
+    file = _parse(data, str(path), path.parent)
     if variant is not None and variant not in file.variants:
         raise SrftError(f"no variant '{variant}'", where=str(path), fix=did_you_mean(variant, file.variants))
     stem = str(file.base.get("name", path.stem))
@@ -206,13 +243,16 @@ def _packaged_files() -> tuple[str, ...]:
 
 @cache
 def _packaged_file(stem: str) -> RecipeFile:
-    return _parse((RECIPES / f"{stem}.yaml").read_text(), stem, None)
+    return _parse((RECIPES / f"{stem}.yaml").read_bytes(), stem, None)
 
 
-def _parse(text: str, label: str, folder: Path | None) -> RecipeFile:
+def _parse(data: bytes, label: str, folder: Path | None) -> RecipeFile:
     try:
-        tree = yaml.load(text, Loader=RecipeLoader)
-    except yaml.YAMLError as error:
+        text = data.decode("utf-8-sig")
+        tree = _load_yaml(text)
+    except UnicodeDecodeError as error:
+        raise SrftError(f"not UTF-8: {error}", where=label, fix="Save it as UTF-8.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SrftError(f"not valid YAML: {error}", where=label, fix="Correct the file.") from None
     if not isinstance(tree, dict):
         raise SrftError("a recipe is a mapping of sections", where=label, fix="See `srft recipes quickstart`.")
@@ -242,7 +282,8 @@ def _variant_chain(file: RecipeFile, variant: str | None) -> list[str]:
         if variant not in file.variants:
             raise SrftError(f"no variant '{variant}'", where=file.label, fix=did_you_mean(variant, file.variants))
         chain.append(variant)
-        variant = file.variants[variant].get("extends")
+        parent = file.variants[variant].get("extends")
+        variant = None if parent is None else str(parent)
     return chain[::-1]
 
 

@@ -11,6 +11,8 @@ from srft.errors import SrftError, did_you_mean
 from srft.recipe.aliases import key_of, meaning
 from srft.recipe.merge import leaves
 
+LONGEST_SHOWN = 200  # characters of a value
+
 
 def explain(
     error: ValidationError, where: str, known: Iterable[str] = (), schema: type[BaseModel] | None = None
@@ -40,8 +42,13 @@ def explain(
         elif finding["type"] == "value_error":  # said by a validator of ours
             lines.append(f"'{key}': {finding['msg'].removeprefix('Value error, ')}")
         else:
-            lines.append(f"'{key}': {finding['msg']}, got {finding['input']!r}")
+            lines.append(f"'{key}': {finding['msg']}, got {_short(finding['input'])}")
     return SrftError("; ".join(lines), where=where, fix=" ".join(fixes) or "Correct the value.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _suggest(path: list[str], name: str, known: list[str], schema: type[BaseModel] | None) -> str:

@@ -16,11 +16,12 @@ from pydantic import BaseModel, ValidationError
 from srft.errors import SrftError
 from srft.evaluation.settings import EvaluationRecipe
 from srft.objective.registry import get_method
-from srft.recipe.catalog import parse_yaml
+from srft.recipe.catalog import DEEPEST, parse_yaml
 from srft.recipe.explain import explain
-from srft.recipe.merge import merge, nest, together
+from srft.recipe.merge import leaves, merge, nest, together
 from srft.recipe.overrides import apply_changes
 from srft.recipe.schema import Recipe, check_options
+from srft.safe_text import holds_secret
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,6 +36,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         SrftError: naming the file and key, for whatever is unknown, malformed or of a wrong type.
     """
     changed = apply_changes(source, _changes(overrides))
+    for sections in (changed.tree, *changed.stages):
+        _check_secrets(sections, changed.where)
     recipe = _check(changed.tree, changed.where)
     parts = [_check(stage, f"{changed.where}: stage {i}") for i, stage in enumerate(changed.stages, 1)]
     whole = recipe.model_copy(update={"stages": tuple(parts)}).with_notes(*changed.notes)
@@ -50,6 +53,7 @@ def load_evaluation(model: str, overrides: Iterable[str] = (), **values: Any) ->
         SrftError: as `load_recipe`.
     """
     tree = merge({"model": {"path": model}, **values}, _changes(overrides))
+    _check_secrets(tree, "command line")
     return validated(EvaluationRecipe, tree, "command line")
 
 
@@ -70,10 +74,18 @@ def _changes(overrides: Iterable[str]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or not all(key.split(".")):
+        if not equals or not all(key.split(".")) or key.count(".") > DEEPEST:
             raise SrftError(f"'{text}' is not an override", where="command line", fix="Write section.key=value.")
         changes = together(changes, nest(key, parse_yaml(value)))
     return changes
+
+
+def _check_secrets(tree: Mapping[str, Any], where: str) -> None:
+    """Raises SrftError where a value holds a password or a token: recipes are kept, shown and published."""
+    for key, value in leaves(tree).items():
+        if holds_secret(str(value)):
+            fix = "Leave it out: libraries read theirs from the environment (HF_TOKEN, WANDB_API_KEY) or a login."
+            raise SrftError("it holds a password or a token", where=f"{where}: {key}", fix=fix)
 
 
 def _check(tree: dict[str, Any], where: str) -> Recipe:
@@ -116,8 +128,10 @@ def _check_rewards(recipe: Recipe, where: str) -> None:
 def _apply_method(tree: dict[str, Any]) -> dict[str, Any]:
     """The method's settings and its preset under the tree."""
     section = tree.get("method") or {}
-    if not isinstance(section, Mapping):
-        return tree
+    if not isinstance(section, Mapping) or any(
+        not isinstance(section.get(key) or "", str) for key in ("name", "preset", "file")
+    ):
+        return tree  # which the schema refuses
     method = get_method(section.get("name", "srft"), section.get("file"))
     preset = method.preset_values(section["preset"]) if section.get("preset") else {}
     values: dict[str, Any] = {}

@@ -127,7 +127,8 @@ def _knows(method: Method, key: str, value: Any) -> bool:
 
 
 def _method(tree: Tree) -> Method:
-    return get_method(method_name(tree), _section(tree).get("file"))
+    file = _section(tree).get("file")
+    return get_method(method_name(tree), file if isinstance(file, str) else None)
 
 
 def _section(tree: Tree) -> Tree:

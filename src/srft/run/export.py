@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from srft.data.files import write_text
-from srft.errors import SrftError
+from srft.errors import SrftError, reason
 from srft.policy.adapters import base_in_run, has_adapters
 from srft.policy.load import WHOLE, ModelSettings, load_model, load_tokenizer
 from srft.policy.manifest import MANIFEST, check_manifest
@@ -127,6 +127,5 @@ def _upload(folder: Path, name: str) -> None:
 
 
 def _refused(name: str, error: Exception) -> SrftError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     fix = "Log in by `hf auth login`, and name a repository of yours: --push-to-hub USER/NAME."
-    return SrftError(f"the hub did not take it: {reason}", where=f"--push-to-hub {name}", fix=fix)
+    return SrftError(f"the hub did not take it: {reason(error)}", where=f"--push-to-hub {name}", fix=fix)

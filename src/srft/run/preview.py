@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.syntax import Syntax
+from rich.text import Text
 
 from srft.errors import SrftError
 from srft.recipe.schema import Recipe
@@ -25,7 +25,7 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
         SrftError: for whatever would make the run fail.
     """
     for note in recipe.notes:
-        console.print(note, markup=False)
+        console.print(note)
     check_trackers(recipe)
     with Verifier.of(recipe.verify) as verifier:
         plans = [make_plan(part, verifier) for part in recipe.parts]
@@ -41,7 +41,7 @@ def _show_part(plan: Plan, out: Path | None, console: Console) -> None:
     recipe, size = plan.recipe, estimate(plan)
     first = plan.prompts[0]
     options = json.dumps(recipe.method_options)
-    console.print(f"method {recipe.method.name}: {escape(options)}")
+    console.print(f"method {recipe.method.name}: {options}")
     counts = plan.counts
     console.print(
         f"data: {counts.problems} problems, {counts.demonstrations} demonstrations "
@@ -59,21 +59,21 @@ def _show_part(plan: Plan, out: Path | None, console: Console) -> None:
         if task.held_out:
             console.print(f"evaluation {task.name}: the loss of the demonstrations of {len(task.held_out)} problems")
     for line in plan.checks:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
     console.rule("a prompt")
-    console.print(escape(plan.tokenizer.decode(first.token_ids)), markup=False, highlight=False)
+    console.print(plan.tokenizer.decode(first.token_ids), highlight=False)
     if "rollouts" in recipe.needs:
         for variant in plan.prompting.ask(first, recipe.sampling.n, step=1, group_id=0).variants:
             if variant.prompt.token_ids != first.token_ids:
                 console.rule(f"what {variant.n} of its {recipe.sampling.n} rollouts answer")
-                console.print(plan.tokenizer.decode(variant.prompt.token_ids), markup=False, highlight=False)
+                console.print(plan.tokenizer.decode(variant.prompt.token_ids), highlight=False)
     if first.demonstrations:
         console.rule("its demonstration")
         text = plan.tokenizer.decode(first.demonstrations[0].token_ids)
-        console.print(text if len(text) < 4000 else text[:4000] + " …", markup=False, highlight=False)
+        console.print(text if len(text) < 4000 else text[:4000] + " …", highlight=False)
     console.rule("estimate")
     show_estimate(size, console)
     try:
         check_size(size, out or Path("runs"))
     except SrftError as error:
-        console.print(f"[yellow]Would not start here:[/yellow] {escape(str(error))}")
+        console.print(Text.assemble(("Would not start here:", "yellow"), f" {error}"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from srft.run.estimate import Estimate, gib
 from srft.run.sizing.advice import advise, holds_a_response, room
@@ -28,23 +28,25 @@ def show_estimate(size: Estimate, console: Console, price: float | None = None) 
         f"{shape.parameters / 1e6:.1f} M parameters, {shape.trainable / 1e6:.1f} M of them trained, on "
         f"{setup.ranks} × {setup.device.name}; {_division(size)}"
     )
-    console.print(f"lengths: {escape(setup.lengths.origin)}", highlight=False)
+    console.print(f"lengths: {setup.lengths.origin}", highlight=False)
     console.print(_memory_table(size))
     if main_memory(setup):
         console.print(f"main memory for what is offloaded or asleep: {gib(main_memory(setup))} a process")
     console.print(f"checkpoints up to {gib(size.disk)}")
     if not holds_a_response(setup):
         share = gib(setup.gpu_memory * setup.device.memory)
-        console.print(f"[red]It does not fit[/red]: vLLM's {share} do not hold the model and its longest response.")
-        console.print(escape(str(advise(setup))), highlight=False)
+        text = f": vLLM's {share} do not hold the model and its longest response."
+        console.print(Text.assemble(("It does not fit", "red"), text))
+        console.print(str(advise(setup)), highlight=False)
         return
     console.print(_time_table(size))
     console.print(_run_line(size, price), highlight=False)
+    needed = f": {gib(size.total_memory)} of {gib(room(setup))} a process."
     if size.fits:
-        console.print(f"[green]It fits[/green]: {gib(size.total_memory)} of {gib(room(setup))} a process.")
+        console.print(Text.assemble(("It fits", "green"), needed))
     else:
-        console.print(f"[red]It does not fit[/red]: {gib(size.total_memory)} of {gib(room(setup))} a process.")
-        console.print(escape(str(advise(setup))), highlight=False)
+        console.print(Text.assemble(("It does not fit", "red"), needed))
+        console.print(str(advise(setup)), highlight=False)
 
 
 def show_total(sizes: Sequence[Estimate], console: Console, price: float | None) -> None:

@@ -36,6 +36,8 @@ from srft.training.selection import (
 from srft.training.settings import SelectionSettings
 from srft.verify.grade import Verdict
 
+COLUMNS = {"is_demo", "prompt", "answer", "response", "verdict", "truncated"}  # of a saved rollout
+
 
 def with_selection(
     plan: Plan, policy: Policy | None, collector: Collector, accelerator: Accelerator, file: Path, stage: int
@@ -89,8 +91,12 @@ def saved_candidates(run: RunDir, settings: SelectionSettings, model: str | None
     Raises:
         SrftError: it saved none.
     """
-    rows = [row for file in sorted(run.path.glob("rollouts/step-*.jsonl")) for _, row in read_jsonl(file)]
-    rows = [row for row in rows if not row["is_demo"]]
+    placed = [one for file in sorted(run.path.glob("rollouts/step-*.jsonl")) for one in read_jsonl(file)]
+    for where, row in placed:
+        if not isinstance(row, dict) or not set(row) >= COLUMNS:
+            fix = "Move what does not belong to the run out of its rollouts/."
+            raise SrftError("not a rollout that a run saved", where=where, fix=fix)
+    rows = [row for _, row in placed if not row["is_demo"]]
     if not rows:
         raise SrftError("no saved rollouts", where=f"{run.path}/rollouts", fix="Name the directory of a run with RL.")
     problems = [Problem(_prompt(row["prompt"]), row["answer"]) for row in rows]

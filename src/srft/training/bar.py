@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from html import escape
 from typing import Any, Protocol
 
 from rich import progress as rich
@@ -38,7 +39,7 @@ class TerminalBar:
 
     def __init__(self, console: Console) -> None:
         self._bar = rich.Progress(
-            rich.TextColumn("{task.description}"),
+            rich.TextColumn("{task.description}", markup=False),
             rich.BarColumn(),
             rich.MofNCompleteColumn(),
             rich.TimeElapsedColumn(),
@@ -72,7 +73,9 @@ class NotebookBar:
         """See `Bar.show`."""
         if time.monotonic() - self._shown > 1 / REFRESHES:
             self._shown = time.monotonic()
-            self._display(f'<progress value="{done}" max="{wanted}"></progress> {phase} {done}/{wanted}' * (wanted > 0))
+            self._display(
+                f'<progress value="{done}" max="{wanted}"></progress> {escape(phase)} {done}/{wanted}' * (wanted > 0)
+            )
 
     def hide(self) -> None:
         """See `Bar.hide`."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from srft.console import safe_console
 from srft.evaluation.report import Table
 from srft.rollout.response import Response
 from srft.training.bar import make_bar
@@ -36,10 +37,11 @@ class Display:
     """
 
     def __init__(self, console: Console | None, total: int) -> None:
-        self.console, self.total = console, total
-        if console is not None:
-            console.file = cast(Any, LastingFile(console.file))
-        self._bar = make_bar(console)
+        self.console = safe_console(console) if console else None
+        if self.console and not isinstance(self.console.file, LastingFile):
+            self.console.file = cast(Any, LastingFile(self.console.file))
+        self.total = total
+        self._bar = make_bar(self.console)
         self._phase, self._done, self._wanted, self._logged = "", 0, 0, 0.0
         self._stage, self._lines = 0, 0
         self._known: set[str] = set()  # columns of the stage's steps
@@ -54,7 +56,7 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line."""
         if self.console:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(text, highlight=False, soft_wrap=True)
 
     def begin(self, phase: str, step: int, wanted: int) -> None:
         """A phase of a step of the run begins, in which `advance` counts up to `wanted`; of 0 nothing is shown."""

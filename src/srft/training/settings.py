@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from srft.evaluation.settings import EvaluationSettings
 from srft.policy.placement import DeviceName, Precision
-from srft.section import Section
+from srft.section import FileName, Section
 
 
 class PplShaping(Section):
@@ -127,6 +127,6 @@ class LoggingSettings(Section):
     """What is shown and kept of a run."""
 
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field([], description="that get the metrics too")
-    project: str = Field("srft", description="of the trackers")
+    project: FileName = Field("srft", description="of the trackers")
     samples_every: int = Field(10, ge=0, description="steps between shown completions; 0: never")
     rollouts: bool = Field(True, description="write every sampled rollout with its reward")

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from srft.data import TEMPLATES
 from srft.data.files import append_rows, parse_json, read_jsonl, read_text, read_whole_rows, write_json, write_rows
-from srft.errors import SrftError, did_you_mean
+from srft.data.template import apply_chat_template
+from srft.errors import SrftError, did_you_mean, reason
 from srft.evaluation.estimators import bootstrap
 from srft.evaluation.external.judge import (
     CHOICE_SYSTEM,
@@ -98,7 +99,11 @@ def judge(
             fix="Fetch the published file.",
         )
     out.mkdir(parents=True, exist_ok=True)
-    questions = _questions(benchmark, data)[:limit]
+    try:
+        questions = _questions(benchmark, data)[:limit]
+    except (LookupError, TypeError, AttributeError) as error:
+        what = f"not the published files: {reason(error)}"
+        raise SrftError(what, where=str(data_dir), fix="Fetch them anew.") from None
     settings = {"model": model, "temperature": params.temperature, "top_p": params.top_p, "max_length": max_length}
     _continue(out / f"{benchmark}.settings.json", {**settings, "seed": seed, "judge": endpoint.model})
     answers = _RowsById(out / f"{benchmark}.answers.jsonl")
@@ -228,7 +233,7 @@ def _model(path: str, params: SamplingParams, sampler_settings: SamplerSettings)
     sampler = make_sampler(sampler_settings, policy, settings, tokenizer, max_model_len=min(window, 16384))
 
     def reply(chats: Sequence[Sequence[Mapping[str, str]]], seeds: Sequence[int]) -> list[str]:
-        texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
+        texts = [apply_chat_template(chat, TEMPLATES["chat"], tokenizer) for chat in chats]
         prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         room = window - max(map(len, prompts))
         if room < 1:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from srft.errors import SrftError
+from srft.safe_text import redacted
 
 Messages = Sequence[Mapping[str, str]]
 ATTEMPTS = 5
@@ -59,12 +60,22 @@ class Endpoint:
     parallel: int = 8
     max_tokens: int = 2048
 
+    @property
+    def _key(self) -> str:
+        """Without the newline that a file's key ends in; "" where there is none."""
+        return os.environ.get(self.key_variable, "").strip()
+
     def check(self) -> None:
-        """Raises SrftError where the client is not installed or the address is none."""
+        """Raises SrftError where the client is not installed, the address is none, or the key is no header's text."""
         if importlib.util.find_spec("httpx") is None:
             raise SrftError("asking a judge needs httpx", where="judge", fix="pip install 'srft[judge]'")
         if not self.url.startswith(("http://", "https://")):
             raise SrftError(f"'{self.url}' is no address", where="--judge-url", fix="Give http://HOST:PORT/v1.")
+        if not (self._key.isascii() and self._key.isprintable()):
+            fix = "Set it to the key alone."
+            raise SrftError(
+                "it holds what no key does: a line break, a control character", where=f"${self.key_variable}", fix=fix
+            )
 
     def ask_all(self, requests: Sequence[Messages], take: Callable[[int, dict[str, Any]], None], **more: Any) -> None:
         """Hand each request's reply to `take` with its number, in their order.
@@ -74,8 +85,7 @@ class Endpoint:
         """
         import httpx
 
-        key = os.environ.get(self.key_variable)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         with (
             httpx.Client(headers=headers, timeout=self.timeout) as client,
             ThreadPoolExecutor(self.parallel, thread_name_prefix="srft-judge") as threads,
@@ -104,8 +114,9 @@ class Endpoint:
                 reply = client.post(f"{self.url.rstrip('/')}/chat/completions", json={**body, **more})
                 if reply.status_code == 200:
                     choice = reply.json()["choices"][0]
-                    return {"text": choice["message"]["content"] or "", "logprobs": choice.get("logprobs")}
-                reason = f"status {reply.status_code}: {reply.text[:200]}"
+                    text = redacted(str(choice["message"]["content"] or ""), self._key)  # kept on disk
+                    return {"text": text, "logprobs": choice.get("logprobs")}
+                reason = redacted(f"status {reply.status_code}: {reply.text}", self._key)[:200]
                 if reply.status_code not in RETRIED:
                     break
             except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -113,7 +124,7 @@ class Endpoint:
             if attempt < ATTEMPTS - 1:
                 time.sleep(min(2.0**attempt / 2, 20))
         raise SrftError(
-            f"the judge does not answer: {reason}",
+            redacted(f"the judge does not answer: {reason}", self._key),
             where=self.url,
             fix=f"Check --judge-url, --judge-model and ${self.key_variable}. What was judged is kept.",
         )

@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from srft.data.files import parse_json, read_jsonl, read_text, write_json, write_rows
-from srft.errors import SrftError, did_you_mean
+from srft.data.files import ALWAYS_UNPACKED, parse_json, read_jsonl, read_text, write_json, write_rows
+from srft.errors import SrftError, did_you_mean, reason
 from srft.policy.load import ModelSettings, load_model, load_tokenizer
 from srft.policy.placement import Precision, for_inference
 
@@ -157,9 +157,8 @@ def run_tasks(
                     engine, tasks=specs, limit=limit, bootstrap_iters=0, apply_chat_template=chat
                 )
             except Exception as error:  # the hub's, datasets' and lm-eval's own kinds
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise SrftError(
-                    f"lm-eval could not run {tax.task}: {reason}",
+                    f"lm-eval could not run {tax.task}: {reason(error)}",
                     where=name,
                     fix="Check the connection" + (f", or put {tax.file} into --data-dir." if tax.file else "."),
                 ) from error
@@ -184,10 +183,19 @@ def _score(tax: Tax, output: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _local(tax: Tax, file: Path, folder: Path) -> list[dict[str, Any]]:
-    """lm-eval's tasks with their data in files of the columns that they expect."""
+    """lm-eval's tasks with their data in files of the columns that they expect.
+
+    Raises:
+        SrftError: the file is damaged, or of other columns than the published one.
+    """
     assert tax.rows is not None
     specs = []
-    for task, splits in tax.rows(file).items():
+    try:
+        tasks = tax.rows(file)
+    except (zipfile.BadZipFile, OSError, LookupError, TypeError, ValueError, AttributeError, csv.Error) as error:
+        what = f"not the published file: {reason(error)}"
+        raise SrftError(what, where=str(file), fix="Fetch it anew.") from None
+    for task, splits in tasks.items():
         data_files = {}
         for split, rows in splits.items():
             path = folder / f"{task}-{split}.jsonl"
@@ -210,8 +218,10 @@ class _Csv:
 
 
 def _csvs(file: Path, root: str) -> list[_Csv]:
-    """Each csv in `root`SPLIT/ of a zip."""
+    """Each csv in `root`SPLIT/ of a zip, read without being unpacked to the disk."""
     with zipfile.ZipFile(file) as opened:
+        if sum(member.file_size for member in opened.infolist()) > ALWAYS_UNPACKED:
+            raise ValueError(f"it unpacks to more than {ALWAYS_UNPACKED} bytes")
         return [
             _Csv(split, Path(name).stem, opened.read(name).decode("utf-8-sig"))
             for split in ("dev", "test")
