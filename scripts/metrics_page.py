@@ -1,4 +1,4 @@
-"""Write the table of docs/metrics.md from the code: python scripts/metrics_page.py"""
+"""Write the tables of docs/metrics.md and docs/reliability.md from the code: python scripts/metrics_page.py"""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from pathlib import Path
 
 from srft.training.hooks import hook_types
 from srft.training.metrics import metrics_page
+from srft.training.warnings import warnings_page
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
-START, END = "<!-- metrics -->\n", "<!-- /metrics -->\n"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def write(page: str, name: str, table: str) -> None:
+    """Replace what stands between the two comments of that name in a page."""
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+    before, _, rest = (DOCS / page).read_text(encoding="utf-8").partition(start)
+    after = rest.partition(end)[2]
+    (DOCS / page).write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Replace what stands between the two comments."""
+    """Both tables."""
     hook_types()  # a hook describes its own metrics
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    PAGE.write_text(f"{before}{START}\n{metrics_page()}\n{END}{after}", encoding="utf-8")
+    write("metrics.md", "metrics", metrics_page())
+    write("reliability.md", "warnings", warnings_page())
 
 
 if __name__ == "__main__":

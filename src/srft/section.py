@@ -29,9 +29,9 @@ FileName = Annotated[str, AfterValidator(check_file_name)]
 
 
 class Section(BaseModel):
-    """Settings by name, with defaults; an unknown key is an error."""
+    """Settings by name, with defaults; an unknown key is an error, and so is NaN or infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -66,6 +66,8 @@ def test_response_metrics_by_hand() -> None:
         "verdict/timeout": 1 / 8,
         "demo/reward": 0.75,
         "demo/mean_length": 4.0,
+        "demo/wrong": 0.5,
+        "demo/clipped_ratio": 0.0,
     }
     assert {name: metrics.get(name) for name in expected} == pytest.approx(expected)
 
@@ -95,7 +97,7 @@ def test_a_group_of_one_has_no_spread() -> None:
 
 def test_what_a_step_does_not_have_is_absent() -> None:
     demonstrations = metrics_of(response(0, 1.0, is_demo=True))
-    assert set(demonstrations) == {"tokens", "demo/reward", "demo/mean_length"}
+    assert set(demonstrations) == {"tokens", "demo/reward", "demo/wrong", "demo/clipped_ratio", "demo/mean_length"}
     assert not any(name.startswith("demo/") for name in metrics_of(response(0, 1.0)))
     assert metrics_of() == {"tokens": 0}
 

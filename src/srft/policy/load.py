@@ -21,6 +21,7 @@ from srft.policy.adapters import (
     read_adapters,
     with_adapters,
 )
+from srft.policy.finite import check_finite, non_finite
 from srft.policy.pretrained import check_weights, from_pretrained
 from srft.policy.saved import model_folder
 from srft.section import Section
@@ -142,13 +143,16 @@ def load_model(settings: ModelSettings, checkpoint: Path | None = None) -> Any:
             or adapters, which go on being trained where the settings have LoRA and are merged where they have not.
 
     Raises:
-        SrftError: the model or the checkpoint cannot be loaded; the checkpoint's adapters are of another shape.
+        SrftError: the model or the checkpoint cannot be loaded, or holds NaN or infinity; the checkpoint's adapters are
+            of another shape.
     """
     resumed = checkpoint if settings.lora and checkpoint and has_adapters(checkpoint) else None
     begun_on = base_in_run(resumed) if resumed else checkpoint
     model = _prepared(_load_whole(settings, begun_on), settings, begun_on)
     if resumed:
         read_adapters(model, resumed)
+    where = f"model.path: {settings.path}" if checkpoint is None else str(checkpoint)
+    check_finite(non_finite(model), where, "The file is damaged, or its training diverged: take another checkpoint.")
     return model
 
 

@@ -165,7 +165,8 @@ def check_options(method: Method, options: dict[str, Any]) -> dict[str, Any]:
         SrftError: an unknown option, or a value of another type.
     """
     fields: dict[str, Any] = dict(method.options)
-    schema = create_model(f"{method.name} options", __config__=ConfigDict(extra="forbid", strict=False), **fields)
+    config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+    schema = create_model(f"{method.name} options", __config__=config, **fields)
     try:
         return dict(schema.model_validate(options))
     except ValidationError as error:

@@ -52,6 +52,7 @@ def show_end(display: Display, run_dir: RunDir, recipe: Recipe, finished: bool, 
     Args:
         again: the command that continues it.
     """
+    show_warnings(display, run_dir)
     if not finished:
         display.say(f"Saved. To continue: {again}")
         return
@@ -70,3 +71,11 @@ def show_end(display: Display, run_dir: RunDir, recipe: Recipe, finished: bool, 
         display.say(f"  load:     AutoModelForCausalLM.from_pretrained({str(run_dir.checkpoint)!r})")
         display.say(f"  evaluate: srft eval {run_dir.checkpoint} --benchmarks {benchmarks} {settings}")
     display.say(f"  metrics:  {run_dir.path / 'metrics.jsonl'}")
+
+
+def show_warnings(display: Display, run_dir: RunDir) -> None:
+    """Which warnings a run gave, in a line; nothing where it gave none."""
+    given = run_dir.warnings
+    if given:
+        listed = ", ".join(f"{row['name']} (step {row['step']})" for row in given)
+        display.say(f"{len(given)} warning{'s' * (len(given) > 1)}: {listed}; srft doctor {run_dir.path} explains")

@@ -58,6 +58,12 @@ class Display:
         if self.console:
             self.console.print(text, highlight=False, soft_wrap=True)
 
+    def warn(self, name: str, text: str, advice: str) -> None:
+        """Print a warning so that it stands out among the steps' lines."""
+        if self.console:
+            self.console.print(Text(f"Warning: {name}: {text}.", style="bold yellow"), soft_wrap=True)
+            self.console.print(Text(f"  {advice}", style="yellow"), soft_wrap=True)
+
     def begin(self, phase: str, step: int, wanted: int) -> None:
         """A phase of a step of the run begins, in which `advance` counts up to `wanted`; of 0 nothing is shown."""
         self._phase, self._done, self._wanted = f"step {step}/{self.total} {phase}", 0, wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -33,12 +33,14 @@ from srft.training.clock import Clock
 from srft.training.collect import StepCollector
 from srft.training.display import Display
 from srft.training.ending import EarlyEnd, Ending, Listener
+from srft.training.finite import check_before_saving, check_updates
 from srft.training.hooks import Hook
-from srft.training.metrics import response_metrics, sampler_warning
-from srft.training.run_dir import RunDir
+from srft.training.metrics import response_metrics
+from srft.training.run_dir import WARNINGS, RunDir
 from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
 from srft.training.signals import stop_on_signals
 from srft.training.update import TrainedNetwork, Updater
+from srft.training.warnings import mark
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,6 @@ class Loop:
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
         self._evaluation_seconds = 0.0  # of the last one
-        self._warned = False  # of the sampler, once a stage
 
     def train(self, start: int = 0) -> Ending:
         """Run the steps after `start`. A stage that ends early has saved, and can be continued."""
@@ -139,6 +140,7 @@ class Loop:
         self.sync()
         clock.lap("seconds/update")
         self.report(step, metrics | clock.seconds, collected.responses)
+        check_updates(self.updater.skipped_in_a_row, number, self.span.steps, self.run_dir)
 
     @property
     def policy(self) -> Any:
@@ -172,7 +174,9 @@ class Loop:
         row = {"step": number, "stage": self.span.stage, **dict(sorted(metrics.items()))}
         row["tokens_per_second"] = metrics.get("tokens", 0) / metrics["step_time"]
         evaluations = sum(self._is_evaluated(s) for s in range(step, self.span.steps + 1))
+        row["steps_left"] = self.span.steps - step
         row["seconds_left"] = pace * (self.span.steps - step) + self._evaluation_seconds * evaluations
+        begun = mark(row, self.history)
         self.history.append(row)
         saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.logging.rollouts else []
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=number)
@@ -181,9 +185,9 @@ class Loop:
             if self.logging.rollouts:
                 self.run_dir.save_rollouts(number, saved)
             self.display.step(row)
-            if (warning := sampler_warning(row)) and not self._warned:
-                self.display.say(warning)
-                self._warned = True
+            for warning in begun:
+                self.run_dir.append(WARNINGS, {"step": number, **asdict(warning)})
+                self.display.warn(warning.name, warning.text, warning.advice)
             if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
             self.early_end.call(lambda: self.callbacks.step(row))
@@ -212,6 +216,8 @@ class Loop:
         if self._saved == step:
             return
         number, unwrap = self.span.first_step + step, self.accelerator.unwrap_model
+        trained = [self.policy, *(unwrap(part.network) for part in self.updater.auxiliary.values())]
+        check_before_saving(trained, number, self.accelerator, self.run_dir)
         weights = whole_weights(self.policy) if is_sharded(self.policy) else None
         folder = self.run_dir.unfinished_checkpoint(number)
 
@@ -286,6 +292,8 @@ class Loop:
         return "finished" if last and ending in (None, "interrupted") else ending
 
     def _checkpoint_is_due(self, step: int) -> bool:
+        if self.updater.skipped_in_a_row:  # the weights may be why
+            return False
         minutes = gather(self.accelerator, [(time.monotonic() - self._saved_at) / 60])[0]  # the first process's clock
         in_time = 0 < self.training.checkpoint_minutes <= minutes
         return in_time or _is_due(step, self.training.checkpoint_every)

@@ -196,6 +196,7 @@ describe("gradient_share/<term>", "gradient norm of one term, in log π and H of
 describe("grad_norm", "gradient norm of the policy before clipping", trl=True)
 describe("grad_norm/<network>", "the same of the critic or the reward model")
 describe("skipped_updates", "updates left out so far because a gradient was not finite")
+describe("warning/<name>", "1 in a step in which the warning of that name holds, else absent")
 describe("method/<name>", "what the method shows of itself: a weight, a share; a mean over tokens")
 describe("clip_ratio/region_mean", "share of tokens whose ratio is clipped", trl=True)
 
@@ -264,6 +265,16 @@ def _demo_mean_length(facts: Sequence[ResponseFacts]) -> float:
     return fmean(f.length for f in facts)
 
 
+@of_demonstrations("demo/wrong", "share of demonstrations that are not graded right")
+def _demo_wrong(facts: Sequence[ResponseFacts]) -> float:
+    return fmean(f.verdict != "right" for f in facts)
+
+
+@of_demonstrations("demo/clipped_ratio", "share of demonstrations cut at the length limit")
+def _demo_clipped_ratio(facts: Sequence[ResponseFacts]) -> float:
+    return fmean(f.truncated for f in facts)
+
+
 @of_tokens("entropy", "entropy of the policy over the vocabulary, on rollouts", "nats", trl=True)
 def _entropy(t: Tokens, sampler_logprobs: Tensor) -> Tensor:
     return t.rollout.entropy
@@ -330,17 +341,6 @@ def check_sampler(metrics: Mapping[str, float]) -> None:
         )
 
 
-def sampler_warning(metrics: Mapping[str, float]) -> str:
-    """One line where sampler and policy differ by more than rounding; "" where they do not."""
-    gap = metrics.get(SAMPLER_GAP, 0.0)
-    if not gap > NOTICEABLE_GAP:
-        return ""
-    return (
-        f"Warning: sampler and policy differ by {gap:.3f} nats a token. rollout.correction: tis corrects for it; "
-        "rollout.engine: transformers has no difference."
-    )
-
-
 describe("rewards/<name>", "TRL's, of a stage that it trains on preference pairs", trl=True)
 describe("logps/<name>", "the same", "nats", trl=True)
 describe("logits/<name>", "the same", trl=True)
@@ -352,6 +352,7 @@ describe("tokens_per_second", "these by the step's duration", "tokens/s")
 describe("step_time", "duration of the step", "s", trl=True)
 describe("seconds/collect", "sampling and grading", "s")
 describe("seconds/update", "everything between sampling and reporting", "s")
+describe("steps_left", "steps of the stage that follow")
 describe("seconds_left", "to the stage's end, at the pace of the last ten steps and of the last evaluation", "s")
 
 

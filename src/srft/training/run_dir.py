@@ -15,7 +15,12 @@ from srft.policy.saved import CHECKPOINTS
 from srft.training.checkpoint_files import DOOMED, TRAINER, UNFINISHED, CheckpointFiles
 from srft.training.rows import Rows, ranges, read_rows
 
-KEYS = {"metrics.jsonl": ("step",), "evaluations.jsonl": ("step", "benchmark")}  # what names a row
+WARNINGS = "warnings.jsonl"
+KEYS = {  # what names a row
+    "metrics.jsonl": ("step",),
+    "evaluations.jsonl": ("step", "benchmark"),
+    WARNINGS: ("step", "name"),
+}
 
 
 class RunDir(CheckpointFiles):
@@ -24,7 +29,7 @@ class RunDir(CheckpointFiles):
     recipe.yaml and inputs.json (what it reads: data, model, code), recipe-000040.yaml and inputs-000040.json (the
     same up to step 40, where it was resumed with others), environment.json, run.lock (held by the process that writes
     here), data.jsonl (rows that were given in memory), metrics.jsonl (a line a step), evaluations.jsonl (a line a
-    benchmark and step), evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl,
+    benchmark and step), warnings.jsonl (a line a warning: step, name, text, advice), evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl,
     selection-2.jsonl (what stage 2 learns from, where it selects its own samples), and its checkpoints: see
     `CheckpointFiles`.
 
@@ -148,7 +153,7 @@ class RunDir(CheckpointFiles):
         return self.path / f"selection-{stage}.jsonl"
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl or evaluations.jsonl."""
+        """Add a line to metrics.jsonl, evaluations.jsonl or warnings.jsonl."""
         append_rows(self.path / name, [row])
 
     def save_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -168,6 +173,11 @@ class RunDir(CheckpointFiles):
     def evaluations(self) -> list[dict[str, Any]]:
         """One dict an evaluated benchmark and step."""
         return self._read("evaluations.jsonl").rows
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """One dict a warning that was given."""
+        return self._read(WARNINGS).rows
 
     def value_at(self, step: int, metric: str) -> float | None:
         """A metric's value at a step, `SET/name` of an evaluation or one of the step itself; None where it has none."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class TrainedNetwork:
 
 
 class Updater:
-    """Holds what an update changes: the policy and the networks trained with it, and the count of skipped updates.
+    """Holds what an update changes: the policy and the networks trained with it, and the count of skipped updates: all
+    of the stage's, and the last ones in a row.
 
     Args:
         policy: and its optimizer.
@@ -66,7 +68,7 @@ class Updater:
         self.correct = correct
         self.quantities = {name: _bound(q, self.options) for name, q in method.vocabulary.items()}
         self.has_dropout = accelerator.unwrap_model(policy.network).has_dropout
-        self.skipped = 0
+        self.skipped = self.skipped_in_a_row = 0
         self.progress: Callable[[int], None] = no_progress  # called with the micro-batches that are done
 
     @property
@@ -148,7 +150,7 @@ class Updater:
             self.progress(1)
         metrics = sums.metrics(self.accelerator)
         check_sampler(metrics)
-        norms = self._step()
+        norms = self._step(metrics["loss"])
         metrics |= {"grad_norm": norms.pop("policy"), "skipped_updates": self.skipped}
         return metrics | {f"grad_norm/{name}": norm for name, norm in norms.items()}
 
@@ -159,19 +161,27 @@ class Updater:
         policy = t.logp if t.old_logp is None else t.old_logp  # the policy that sampled
         return self.correct(policy.detach(), sampler_logprobs)
 
-    def _step(self) -> dict[str, float]:
-        """Clip and step every optimizer, unless a gradient is not finite. Returns the norms before clipping."""
+    def _step(self, loss: float) -> dict[str, float]:
+        """Clip and step every optimizer, unless the loss or a gradient is not finite. Returns the norms before
+        clipping."""
         norms = {
             name: float(whole(clip_grad_norm_(trained.network.parameters(), self.max_grad_norm)))
             for name, trained in self.networks.items()
         }
-        finite = all(torch.isfinite(torch.tensor(list(norms.values()))))
-        self.skipped += not finite
+        finite = self.accept(loss, *norms.values())
         for trained in self.networks.values():
             if finite:
                 trained.optimizer.step()
             trained.optimizer.zero_grad()
         return norms
+
+    def accept(self, *numbers: float) -> bool:
+        """Whether an update with this loss and these gradient norms is carried out; counts those that are not. The
+        numbers are sums over all ranks, which so decide alike."""
+        finite = all(map(isfinite, numbers))
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        return finite
 
     def _tokens(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from math import isfinite
 from typing import Any
 
 import torch
@@ -130,7 +129,7 @@ class VerlUpdater(Updater):
         metrics = sums.metrics(self.accelerator)
         check_sampler(metrics)
         norm = float(_flat(found["grad_norm"])[0])
-        self.skipped += not isfinite(norm)  # verl's workers leave such an update out
+        self.accept(norm)  # verl's workers leave out an update whose gradient is not finite
         return metrics | {"grad_norm": norm, "skipped_updates": self.skipped}
 
 

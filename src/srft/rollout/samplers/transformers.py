@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from srft.errors import SrftError
 from srft.rollout.attention import decoding_attention
 from srft.rollout.cache import Rows, rows_of
 from srft.rollout.draw import draw, uniforms
@@ -174,7 +175,18 @@ class _Batch:
         self._record(self.rows, tokens, logps)
 
     def _record(self, rows: Sequence[_Row], tokens: Tensor, logps: Tensor) -> None:
-        """Add what was drawn (B, steps) to its rows, of each up to its first stop token and with it."""
+        """Add what was drawn (B, steps) to its rows, of each up to its first stop token and with it.
+
+        Raises:
+            SrftError: the model gave NaN or infinite logits.
+        """
+        if logps.isnan().any():
+            raise SrftError(
+                "the model's logits are NaN or infinite: there is nothing to sample from",
+                where="rollout.engine: transformers",
+                fix="Its training diverged, or it overflows in this precision: continue from the last checkpoint with "
+                "a lower optim.lr, or set training.precision: fp32.",
+            )
         for row, ids, values in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
             if row.stopped:
                 continue
