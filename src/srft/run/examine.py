@@ -92,6 +92,4 @@ def _checkpoints(run: RunDir) -> Iterator[Check]:
     elif not (state := state_folder(run.checkpoint)).is_dir():
         yield Check("off", "resuming", f"{state} is gone: the weights can be used, the run cannot be continued")
     elif fault := damage(state):
-        yield Check(
-            "bad", "resuming", f"{state.name}: {fault}: the weights can be used, the run not continued from them"
-        )
+        yield Check("bad", "resuming", f"{state}: {fault}: the run cannot be continued from it")

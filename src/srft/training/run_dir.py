@@ -27,11 +27,11 @@ class RunDir(CheckpointFiles):
     """Files of one run:
 
     recipe.yaml and inputs.json (what it reads: data, model, code), recipe-000040.yaml and inputs-000040.json (the
-    same up to step 40, where it was resumed with others), environment.json, run.lock (held by the process that writes
-    here), data.jsonl (rows that were given in memory), metrics.jsonl (a line a step), evaluations.jsonl (a line a
-    benchmark and step), warnings.jsonl (a line a warning: step, name, text, advice), evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl,
-    selection-2.jsonl (what stage 2 learns from, where it selects its own samples), and its checkpoints: see
-    `CheckpointFiles`.
+    same up to step 40, where it was resumed with others), environment.json, run.lock (held by the process that
+    writes here), data.jsonl (rows that were given in memory), metrics.jsonl (a line a step), evaluations.jsonl (a
+    line a benchmark and step), warnings.jsonl (a line a warning: step, name, text, advice),
+    evaluations/step-000060/ (every response of an evaluation), rollouts/step-000001.jsonl, selection-2.jsonl (what
+    stage 2 learns from, where it selects its own samples), and its checkpoints: see `CheckpointFiles`.
 
     Attributes:
         lock: one process at a time writes here; `create`, `keep_data` and `check_new` take it.
