@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from srft import SrftError, load_recipe
@@ -184,17 +186,17 @@ def test_a_batch_that_hangs_or_dies_is_tried_one_by_one(own: Path, name: str, wo
 
 def test_a_function_that_always_hangs_stops_the_run(own: Path) -> None:
     with (
-        with_function(own, "hangs", timeout=0.5, function_timeout=0.5) as verifier,
-        pytest.raises(SrftError, match=r"neither within 0\.5 s for 2 responses"),
+        with_function(own, "hangs", timeout=0.02, function_timeout=0.02, max_timeouts=0.5) as verifier,
+        pytest.raises(SrftError, match=r"32 of 32 responses .* hangs: it did not return within 0\.02 s"),
     ):
-        verifier.grade([(problem(), "hang")] * 2)
+        verifier.grade([(problem(), "hang")] * 32)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("raises", "ZeroDivisionError"),
-        ("not_a_number", "not a number"),
+        ("not_a_number", "returned 'good', not a finite number"),
         ("two", "for 1 completions it returned"),
         ("infinite", "it returned inf"),
         ("wants", "difficulty"),
@@ -312,3 +314,60 @@ def test_the_examples() -> None:
     assert second.rewards == pytest.approx(
         {"brevity": 1 - 1 / 400, "shows_steps": None, "judged": 0, "compute_score": 0}
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "reward"),
+    [
+        (True, 1.0),
+        (-1e6, -1e6),
+        (None, None),
+        (7, 7.0),
+        (Fraction(1, 2), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(2), 2),
+    ],
+)
+def test_what_a_reward_may_be(value: Any, reward: float | None) -> None:
+    def given(solution_str: str) -> Any:
+        return value
+
+    with Verifier(1, rewards={given: 1.0}) as verifier:
+        (grade,) = verifier.grade([(problem(), "a")])
+    assert grade.rewards == {"given": reward}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("-inf"), 1e300, 1e6 + 1, 10**5000, "0.5", b"1", [1.0], 1j, np.float64("nan")],
+    ids=lambda value: f"{type(value).__name__} {value}" if not isinstance(value, int) else "long integer",
+)
+def test_what_is_no_reward_is_refused_by_name(value: Any) -> None:
+    def given(completions: Any) -> list[Any]:
+        return [0.0, value]
+
+    words = r"rewards: given: ValueError: for the response 'the \\ud800 second' it returned .*, not a finite number"
+    with Verifier(1, rewards={given: 1.0}) as verifier, pytest.raises(SrftError, match=words):
+        verifier.grade([(problem(), "first"), (problem(), "the \ud800 second")])
+
+
+def test_a_weight_is_bounded() -> None:
+    for weight in (float("nan"), float("inf"), 1e300):
+        with pytest.raises(SrftError, match=r"verify\.rewards: a weight is"):
+            Verifier(rewards={"grader": weight})
+
+
+def test_a_python_function_that_exits_is_an_error() -> None:
+    def leaves(solution_str: str) -> float:
+        raise SystemExit(3)
+
+    with Verifier(1, rewards={leaves: 1.0}) as verifier, pytest.raises(SrftError, match="leaves: SystemExit: 3"):
+        verifier.grade([(problem(), "")])
+
+
+def test_a_function_of_a_file_sees_any_text_and_no_row_that_is_not_json(own: Path) -> None:
+    texts = ["\ud800\x00", "\u2028\u202e", "9" * 5000, "\x1b[31m", "a" * 300_000]
+    with with_function(own, "slow") as verifier:
+        assert [g.reward for g in verifier.grade([(problem(), text) for text in texts])] == [len(t) for t in texts]
+        with pytest.raises(SrftError, match="a row cannot be written as JSON"):
+            verifier.grade([(Problem("q", "1", metadata={"a": {("b", "c"): 1}}), "a")])

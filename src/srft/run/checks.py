@@ -11,9 +11,9 @@ from srft.data.tokenize import Prompt
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation.task import EvaluationTask
 from srft.recipe.schema import Recipe
-from srft.verify.check import check_answers, check_demonstrations, spread, unasked_box
+from srft.verify.check import check_answers, check_demonstrations, listed, spread, unasked_box
 from srft.verify.grading import needs_answer
-from srft.verify.verifier import Verifier
+from srft.verify.verifier import BadAnswer, Verifier
 
 
 def with_graders(problems: list[Problem], recipe: Recipe) -> list[Problem]:
@@ -43,19 +43,18 @@ def with_good_answers(problems: list[Problem], recipe: Recipe, verifier: Verifie
     """
     if not _rewards_count(recipe) or verifier.grader_weight is None:
         return problems
-    bad = [p for p in problems if not p.answer and needs_answer(p)]
+    bad = [BadAnswer(p, "it is empty") for p in problems if not p.answer and needs_answer(p)]
     bad += verifier.self_check([p for p in problems if p.answer][: recipe.verify.check_answers])
     if not bad:
         return problems
     if recipe.data.bad_answers == "error":
-        listed = ", ".join(f"{p.where}: {p.answer!r}" for p in bad[:5])
         raise SrftError(
-            f"{len(bad)} answers do not grade as equal to themselves: {listed}",
+            f"{len(bad)} answers do not grade as equal to themselves: {listed(bad[:5])}",
             where=f"data.path: {recipe.data.origin}",
             fix="Correct those answers, leave them out with data.bad_answers: drop, or score by what needs none: "
             "verify.grader: format, or verify.function.",
         )
-    places = {id(p) for p in bad}
+    places = {id(b.problem) for b in bad}
     return [p for p in problems if id(p) not in places]
 
 
@@ -79,7 +78,7 @@ def run_checks(
     ]
     cut = sum(p.demonstrations[0].truncated for p in shown)
     if _rewards_count(recipe) or any(task.groups for task in evaluations):
-        verifier.check_functions(items[:2] or [(p.problem, p.opening) for p in prompts[:2]])
+        verifier.check_functions(items[:4] or [(p.problem, p.opening) for p in prompts[:4]])
     must = _rewards_count(recipe) and recipe.reads_demonstrations
     instruction = tokenizer.decode(prompts[0].token_ids)
     demonstrations = check_demonstrations(verifier, items, cut, instruction, where, must)

@@ -12,7 +12,7 @@ from srft.data.problem import Problem
 from srft.errors import SrftError
 from srft.verify.grade import Verdict
 from srft.verify.grading import Items, needs_answer
-from srft.verify.verifier import Verifier
+from srft.verify.verifier import BadAnswer, Verifier
 
 Item = TypeVar("Item")
 
@@ -72,9 +72,10 @@ def check_demonstrations(
         return check
     advice = _advice(verifier, items, cut, check.right, instruction)
     if must and not check.right:
-        unread = counts[Verdict.UNPARSABLE]
+        unread, late = counts[Verdict.UNPARSABLE], counts[Verdict.TIMEOUT]
         raise SrftError(
-            f"none of {len(items)} demonstrations grades right ({check.rule}); in {unread} no answer can be read",
+            f"none of {len(items)} demonstrations grades right ({check.rule}); in {unread} no answer can be read"
+            + f", {late} were not graded in time" * bool(late),
             where=where,
             fix=f"{advice} Else correct the answers, or choose verify.grader, verify.extract or data.template.",
         )
@@ -111,9 +112,9 @@ def check_answers(
     bad = verifier.self_check(compared)
     if len(bad) == len(compared):
         raise SrftError(
-            f"no answer of '{name}' grades as equal to itself, '{bad[0].answer}' among them",
-            where=bad[0].where or f"evaluation {name}",
-            fix=f"The grader '{bad[0].grader}' is not for this set: choose verify.grader.",
+            f"no answer of '{name}' grades as equal to itself, {listed(bad[:1])} among them",
+            where=f"evaluation {name}",
+            fix=f"The grader '{bad[0].problem.grader}' is not for this set: choose verify.grader.",
         )
     return Check(f"answers of {name}", len(compared) - len(bad), len(compared), _rule(compared, extract))
 
@@ -127,6 +128,11 @@ def unasked_box(verifier: Verifier, problems: Sequence[Problem], instruction: st
         "Warning: only an answer in \\boxed{} counts, and the prompt asks for none. data.template: qwen-math asks; "
         "verify.extract: last takes the last answer stated."
     )
+
+
+def listed(bad: Sequence[BadAnswer]) -> str:
+    """Where they are, what they are and, where they could not be graded, why."""
+    return ", ".join(f"{b.problem.where}: {b.problem.answer!r}" + f" ({b.failure})" * bool(b.failure) for b in bad)
 
 
 def spread(items: Sequence[Item], most: int) -> list[Item]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from srft.errors import SrftError
-from srft.verify.grade import Request
+from srft.verify.grade import LARGEST_REWARD, Request
 
 SIGNATURES = (
     "give it TRL's (prompts, completions, **columns) or verl's (data_source, solution_str, ground_truth, extra_info)"
@@ -89,10 +89,10 @@ def reward_function(function: Callable[..., Any]) -> RewardFunction:
     """
     parameters = inspect.signature(function).parameters
     if "completions" in parameters:
-        return RewardFunction(True, lambda requests: _scores(_as_trl(function, requests), len(requests)))
+        return RewardFunction(True, lambda requests: _scores(_as_trl(function, requests), requests))
     if "solution_str" in parameters:
         asynchronous = inspect.iscoroutinefunction(function)
-        return RewardFunction(asynchronous, lambda requests: _scores(_as_verl(function, requests), len(requests)))
+        return RewardFunction(asynchronous, lambda requests: _scores(_as_verl(function, requests), requests))
     raise ValueError(f"'{name_of(function)}' takes ({', '.join(parameters)}): {SIGNATURES}")
 
 
@@ -101,7 +101,7 @@ def describe(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1:]
     own = last and last[0].filename != __file__  # of what it returned, this file complains
     place = f" ({Path(last[0].filename).name}, line {last[0].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}: {error!s:.2000}{place}"
 
 
 def _as_trl(function: Callable[..., Any], requests: Sequence[Request]) -> Any:
@@ -154,22 +154,30 @@ def _prompt(request: Request) -> Any:
     return request.prompt if isinstance(request.prompt, str) else [dict(message) for message in request.prompt]
 
 
-def _scores(results: Any, count: int) -> list[float | None]:
+def _scores(results: Any, requests: Sequence[Request]) -> list[float | None]:
+    count = len(requests)
     if not hasattr(results, "__len__") or isinstance(results, str | Mapping) or len(results) != count:
-        shown = f"{results!r}"[:200]
-        raise TypeError(f"for {count} completions it returned {shown}, not a list of as many numbers")
-    return [_score(result) for result in results]
+        raise TypeError(f"for {count} completions it returned {_head(results)}, not a list of as many numbers")
+    return [_score(result, request) for result, request in zip(results, requests, strict=True)]
 
 
-def _score(result: Any) -> float | None:
+def _score(result: Any, request: Request) -> float | None:
     if isinstance(result, Mapping):
         result = result["score"]
     if result is None:
         return None
     try:
-        reward = float(result)
-    except (TypeError, ValueError):
-        raise TypeError(f"it returned {result!r}, not a number") from None
-    if not math.isfinite(reward):
-        raise ValueError(f"it returned {reward}")
+        reward = math.nan if isinstance(result, str | bytes) else float(result)
+    except (TypeError, ValueError, OverflowError):
+        reward = math.nan
+    if not abs(reward) <= LARGEST_REWARD:  # nor where it is not a number
+        what = f"not a finite number of at most {LARGEST_REWARD:,.0f}"
+        raise ValueError(f"for the response {_head(request.response)} it returned {_head(result)}, {what}")
     return reward
+
+
+def _head(value: Any) -> str:
+    """The beginning of its representation."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "an integer of over 300 digits"  # Python refuses to write the longest out
+    return f"{value!r:.200}"

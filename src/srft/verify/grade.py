@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+LARGEST_REWARD = 1e6  # the absolute value of what a function may give, and of its weight
+
 
 class Verdict(StrEnum):
     """Outcome of grading one response.
@@ -31,18 +33,24 @@ class Grade:
             with functions the weighted sum of `rewards`, 0 where none of them applies.
         details: what else the grader says of the response, by name.
         rewards: by name what each reward gave, None where it does not apply; empty where a grader alone scores.
+        failure: of TIMEOUT, what happened, e.g. "it did not return within 5 s"; else "".
     """
 
     verdict: Verdict
     reward: float
     details: Mapping[str, Any] = field(default_factory=dict)
     rewards: Mapping[str, float | None] = field(default_factory=dict)
+    failure: str = ""
 
 
 RIGHT = Grade(Verdict.RIGHT, 1.0)
 WRONG = Grade(Verdict.WRONG, 0.0)
 UNPARSABLE = Grade(Verdict.UNPARSABLE, 0.0)
-TIMEOUT = Grade(Verdict.TIMEOUT, 0.0)
+
+
+def not_graded(failure: str) -> Grade:
+    """TIMEOUT, and what happened."""
+    return Grade(Verdict.TIMEOUT, 0.0, failure=failure)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 from srft.data.problem import Problem
 from srft.errors import SrftError, did_you_mean
 from srft.verify.extract import boxed
-from srft.verify.grade import TIMEOUT, Grade, Request, Verdict
+from srft.verify.grade import Grade, Request, Verdict, not_graded
 from srft.verify.graders import GRADERS
-from srft.verify.pool import Limits, WorkerPool
+from srft.verify.pool import WorkerPool
+from srft.verify.process import Limits, NoReply
 
 LONGEST_RESPONSE = 200_000  # characters of a response that are read, from its end
 Items = Sequence[tuple[Problem, str]]
@@ -35,7 +36,7 @@ class GraderPool:
         return self._pool.replaced
 
     def close(self) -> None:
-        """End the workers; what is not graded yet becomes TIMEOUT or is cancelled."""
+        """End the workers; what is not graded yet raises or is cancelled."""
         self._pool.close()
 
     def grade(self, items: Items, extract: str) -> list[Grade]:
@@ -101,11 +102,14 @@ def _in_this_process(request: Request) -> Grade | None:
     return grader.shortcut(request) if grader.shortcut else None
 
 
-def _grade(reply: Future[list[Any] | None] | None) -> Grade:
+def _grade(reply: Future[list[Any] | NoReply] | None) -> Grade:
     """What a worker replied of one response."""
     assert reply is not None
     results = reply.result()
-    return TIMEOUT if results is None else Grade(Verdict(results[0]["verdict"]), results[0]["reward"])
+    if isinstance(results, NoReply):
+        return not_graded(results.reason)
+    (given,) = results
+    return Grade(Verdict(given["verdict"]), given["reward"], failure=given["failure"])
 
 
 def _end_of(response: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from srft.errors import SrftError
 from srft.verify.function import check_function, describe, name_of, reward_function
 from srft.verify.grade import Request
-from srft.verify.pool import Limits, WorkerPool
+from srft.verify.pool import WorkerPool
+from srft.verify.process import Limits, NoReply
 
 
 @dataclass(frozen=True)
@@ -21,23 +22,24 @@ class Score:
 
     Args:
         value: None where the function does not apply.
-        timed_out: it did not return in time for this response; its value is 0.
+        failure: why it gave nothing for this response, e.g. "it did not return within 5 s"; its value is then 0.
     """
 
     value: float | None
-    timed_out: bool = False
+    failure: str = ""
 
 
 class Reward(Protocol):
     """A function that scores responses."""
 
     name: str
+    where: str  # for errors: its file, or that it is Python's
 
     def scores(self, requests: Sequence[Request]) -> list[Score]:
         """Of each response, in order.
 
         Raises:
-            SrftError: the function cannot be loaded, raised, returned something else than numbers, or hangs.
+            SrftError: the function cannot be loaded, raised, returned what is no reward, or hangs.
         """
 
     def close(self) -> None:
@@ -58,27 +60,22 @@ class FileReward:
 
     def __init__(self, spec: str, workers: int, limits: Limits, call_timeout: float) -> None:
         check_function(spec)
-        self.name, self.spec, self.timeout, self.call_timeout = name_of(spec), spec, limits.timeout, call_timeout
+        self.name, self.where, self.timeout, self.call_timeout = name_of(spec), spec, limits.timeout, call_timeout
         self.pool = WorkerPool(workers, limits)
 
     def scores(self, requests: Sequence[Request]) -> list[Score]:
         batched = self.pool.batched
-        if batched and (values := self.pool.submit(requests, self.call_timeout).result()) is not None:
-            return [Score(value) for value in values]
+        if batched:
+            values = self.pool.submit(requests, self.call_timeout).result()
+            if not isinstance(values, NoReply):
+                return [Score(value) for value in values]
         futures = [self.pool.submit([request], self.timeout) for request in requests]
         try:
             results = [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
-        if batched and len(requests) > 1 and all(values is None for values in results):
-            raise SrftError(
-                f"it returned neither within {self.call_timeout:g} s for {len(requests)} responses nor within "
-                f"{self.timeout:g} s for any of them alone",
-                where=self.spec,
-                fix="Raise verify.function_timeout, or make the function faster.",
-            )
-        return [Score(0.0, timed_out=True) if values is None else Score(values[0]) for values in results]
+        return [Score(0.0, one.reason) if isinstance(one, NoReply) else Score(one[0]) for one in results]
 
     def close(self) -> None:
         self.pool.close()
@@ -96,10 +93,11 @@ class CallableReward:
 
     def __init__(self, function: Callable[..., Any], call_timeout: float) -> None:
         self.name, self.call_timeout = name_of(function), call_timeout
+        self.where = f"rewards: {self.name}"
         try:
             self.function = reward_function(function)
         except ValueError as error:
-            raise SrftError(str(error), where=f"rewards: {self.name}", fix="See docs/rewards.md.") from None
+            raise SrftError(str(error), where=self.where, fix="See docs/rewards.md.") from None
 
     def scores(self, requests: Sequence[Request]) -> list[Score]:
         done: Future[list[float | None]] = Future()
@@ -107,7 +105,7 @@ class CallableReward:
         def call() -> None:
             try:
                 done.set_result(self.function.call(requests))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 done.set_exception(error)
 
         threading.Thread(target=call, daemon=True, name=f"reward {self.name}").start()
@@ -119,7 +117,7 @@ class CallableReward:
             what, fix = describe(error), "Correct the function; it must return a number, or None, for any response."
         else:
             return [Score(value) for value in done.result()]
-        raise SrftError(what, where=f"rewards: {self.name}", fix=fix)
+        raise SrftError(what, where=self.where, fix=fix)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -32,6 +32,13 @@ class VerifySettings(Section):
         {}, description="weights of what is summed: `grader`, and path/to/file.py:name (TRL's signature or verl's)"
     )
     function_timeout: float = Field(60.0, gt=0, description="seconds for a function's call with a step's responses")
+    max_timeouts: float | None = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of responses without a verdict above which the run stops, of those graded together or of "
+        "the last 32; null for never",
+    )
     right_at: float | None = Field(
         None, description="the reward from which a response is right; if left out the grader's verdict, of functions 1"
     )

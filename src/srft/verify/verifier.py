@@ -8,17 +8,31 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from srft.data.problem import Problem
 from srft.errors import SrftError
-from srft.verify.grade import Grade, Request, Verdict
+from srft.verify.grade import LARGEST_REWARD, Grade, Request, Verdict
 from srft.verify.grading import GraderPool, Items, needs_answer
-from srft.verify.pool import Limits
+from srft.verify.process import Limits
 from srft.verify.rewards import CallableReward, FileReward, Reward, Score
 from srft.verify.settings import GRADER, VerifySettings
+from srft.verify.timeouts import TimeoutLimit
 
 ROUNDING = 1e-9  # of a weighted sum
+
+
+@dataclass(frozen=True)
+class BadAnswer:
+    """A problem whose own gold answer does not grade as right.
+
+    Args:
+        failure: why it has no verdict; "" where it has another.
+    """
+
+    problem: Problem
+    failure: str
 
 
 class Verifier:
@@ -34,12 +48,13 @@ class Verifier:
         function_timeout: seconds for one call of a function with many responses.
         right_at: the reward from which a response is right; if left out the grader's verdict, of functions alone 1.
         extract: which answer a grader reads: the "boxed" one alone, or failing that the "last" one stated.
+        max_timeouts: share of responses without a verdict above which grading raises; None for never.
 
     Attributes:
         counts: verdicts so far.
 
     Raises:
-        SrftError: a function is malformed, its file does not exist, or two have one name.
+        SrftError: a function is malformed, its file does not exist, or two have one name; a weight is too large.
     """
 
     def __init__(
@@ -53,11 +68,19 @@ class Verifier:
         function_timeout: float = 60.0,
         right_at: float | None = None,
         extract: str = "boxed",
+        max_timeouts: float | None = None,
     ) -> None:
         self.workers = workers or min(os.cpu_count() or 1, 8)
         self.timeout, self.memory_mb, self.right_at, self.extract = timeout, memory_mb, right_at, extract
         self.counts: Counter[Verdict] = Counter()
+        self._limit = TimeoutLimit(max_timeouts)
         weights = dict(rewards or {GRADER: 1.0})
+        for weight in weights.values():
+            if not abs(weight) <= LARGEST_REWARD:  # nor where it is NaN
+                what = f"a weight is {weight:g}, not a finite number of at most {LARGEST_REWARD:,.0f}"
+                raise SrftError(
+                    what, where="verify.rewards", fix="Lower it; most methods divide rewards by their spread."
+                )
         self.grader_weight = weights.pop(GRADER, None)
         self.functions: list[tuple[Reward, float]] = []
         for function, weight in weights.items():
@@ -86,6 +109,7 @@ class Verifier:
             function_timeout=settings.function_timeout,
             right_at=settings.right_at,
             extract=settings.extract,
+            max_timeouts=settings.max_timeouts,
         )
 
     def __enter__(self) -> Verifier:
@@ -100,7 +124,7 @@ class Verifier:
         return self._graders.replaced
 
     def close(self) -> None:
-        """End the workers; what is not graded yet becomes TIMEOUT or is cancelled."""
+        """End the workers; a `grade` that is not done yet raises."""
         self._graders.close()
         for reward, _ in self.functions:
             reward.close()
@@ -114,7 +138,8 @@ class Verifier:
 
         Raises:
             SrftError: a problem names an unknown grader, or one whose dependency is missing; a worker does not start; a
-                function cannot be loaded, raised or hangs. No response makes a grader raise.
+                function cannot be loaded, raised or hangs; more than `max_timeouts` have no verdict. No response
+                makes a grader raise.
         """
         return self._counted(self._grades(items))
 
@@ -131,7 +156,7 @@ class Verifier:
         mixed = self.grader_weight is not None and self.functions
         return self._counted(self._graders.grade(items, extract) if mixed else self._grades(items, extract))
 
-    def self_check(self, problems: Sequence[Problem]) -> list[Problem]:
+    def self_check(self, problems: Sequence[Problem]) -> list[BadAnswer]:
         """The problems whose own gold answer the grader does not find RIGHT; none where functions alone score.
 
         Raises:
@@ -141,17 +166,26 @@ class Verifier:
             return []
         problems = [p for p in problems if needs_answer(p)]
         grades = self._graders.grade([(p, f"\\boxed{{{p.answer}}}") for p in problems], "boxed")
-        return [p for p, grade in zip(problems, grades, strict=True) if grade.verdict is not Verdict.RIGHT]
+        self._limit.check([grade.failure for grade in grades])
+        graded = zip(problems, grades, strict=True)
+        return [BadAnswer(p, grade.failure) for p, grade in graded if grade.verdict is not Verdict.RIGHT]
 
     def check_functions(self, items: Items) -> None:
         """Call each function once, so that a broken one stops the run before it starts.
 
         Raises:
-            SrftError: as `grade`.
+            SrftError: as `grade`; a function gives nothing for more than half of the responses.
         """
         requests = [_request(problem, text) for problem, text in items]
         for reward, _ in self.functions if items else ():
-            reward.scores(requests)
+            failures = [score.failure for score in reward.scores(requests) if score.failure]
+            if 2 * len(failures) > len(items):
+                raise SrftError(
+                    f"it gave nothing for {len(failures)} of {len(items)} responses before the run: {failures[0]}",
+                    where=reward.where,
+                    fix="Correct the function, or give it longer: verify.timeout for one response, "
+                    "verify.function_timeout for a call with all of a step's.",
+                )
 
     def _grades(self, items: Items, extract: str | None = None) -> list[Grade]:
         if not items:
@@ -172,7 +206,10 @@ class Verifier:
             given, weights = {GRADER: graded.reward, **given}, {GRADER: self.grader_weight or 0.0, **weights}
         total = sum(weights[name] * value for name, value in given.items() if value is not None)
         right_at = 1.0 if self.right_at is None else self.right_at
-        if any(score.timed_out for score in scores) or (graded and graded.verdict is Verdict.TIMEOUT):
+        named = zip(self.functions, scores, strict=True)
+        failures = [f"{reward.name}: {score.failure}" for (reward, _), score in named if score.failure]
+        failures += [graded.failure] if graded and graded.failure else []
+        if failures:
             verdict = Verdict.TIMEOUT
         elif graded and self.right_at is None:
             verdict = graded.verdict
@@ -182,10 +219,12 @@ class Verifier:
             verdict = Verdict.RIGHT
         else:
             verdict = graded.verdict if graded and graded.verdict is Verdict.UNPARSABLE else Verdict.WRONG
-        return Grade(verdict, total, graded.details if graded else {}, given if self.functions else {})
+        details = graded.details if graded else {}
+        return Grade(verdict, total, details, given if self.functions else {}, "; ".join(failures))
 
     def _counted(self, grades: list[Grade]) -> list[Grade]:
         self.counts.update(grade.verdict for grade in grades)
+        self._limit.check([grade.failure for grade in grades])
         return grades
 
 
