@@ -59,14 +59,16 @@ def test_it_ends_with_its_process_and_not_with_its_children(tmp_path: Path) -> N
 
 
 def test_a_forked_child_does_not_hold_it(tmp_path: Path) -> None:
-    lock, (reads, writes) = Lock(tmp_path / "run.lock"), os.pipe()
+    lock, (reads, writes), (begun, begins) = Lock(tmp_path / "run.lock"), os.pipe(), os.pipe()
     lock.take()
     child = os.fork()
     if child == 0:  # waits until the parent is done
         os.close(writes)
+        os.write(begins, b".")
         os.read(reads, 1)
         os._exit(0)
     os.close(reads)
+    os.read(begun, 1)
     lock.close()
     try:
         again = Lock(tmp_path / "run.lock")
@@ -74,7 +76,8 @@ def test_a_forked_child_does_not_hold_it(tmp_path: Path) -> None:
         assert again.is_held
         again.close()
     finally:
-        os.close(writes)
+        for descriptor in (writes, begun, begins):
+            os.close(descriptor)
         os.waitpid(child, 0)
 
 

@@ -17,6 +17,8 @@ import pytest
 
 from srft import Recipe, SrftError, load_recipe, train
 from srft.data.lock import Lock
+from srft.evaluation.run import evaluate
+from srft.recipe.load import load_evaluation
 from srft.recipe.walk import walk_schema
 from srft.run.changes import RULES, check_changes, rule_of
 from srft.training.run_dir import RunDir
@@ -189,6 +191,12 @@ def test_the_second_on_a_folder_is_refused_by_name(tmp_path: Path) -> None:
         assert contents(tmp_path / folder) == before
         lock.close()
     assert train(sft("training.steps=0"), tmp_path / "new").finished
+    lock = Lock(tmp_path / "evaluation/run.lock")
+    lock.take()
+    recipe = load_evaluation("srft:model", ["benchmarks=srft:arithmetic/test.jsonl", "limit=1"])
+    with pytest.raises(SrftError, match="another process writes there"):
+        evaluate(recipe, out=tmp_path / "evaluation")
+    lock.close()
 
 
 def command_of(out: Path, steps: int) -> list[str]:

@@ -41,10 +41,10 @@ RULES = (
         "rounding",
         (
             "name", "logging", "training.steps", "training.epochs", "training.checkpoint_every",
-            "training.checkpoint_minutes", "training.keep_checkpoints", "training.best", "training.device",
-            "training.shard", "training.offload", "training.tokens_per_micro_batch", "model.attention",
-            "model.gradient_checkpointing", "rollout.max_batch", "rollout.server", "rollout.vllm", "verify.workers",
-            "verify.function_timeout", "verify.check_answers",
+            "training.checkpoint_minutes", "training.keep_checkpoints", "training.checkpoint_async",
+            "training.disk_full", "training.best", "training.device", "training.shard", "training.offload",
+            "training.tokens_per_micro_batch", "model.attention", "model.gradient_checkpointing", "rollout.max_batch",
+            "rollout.server", "rollout.vllm", "verify.workers", "verify.function_timeout", "verify.check_answers",
         ),
     ),
     Rules(

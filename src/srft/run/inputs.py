@@ -16,6 +16,7 @@ from srft.data.load import resolve_path
 from srft.data.problem import Problem
 from srft.evaluation.task import EvaluationTask
 from srft.policy.load import ModelSettings, whole_model
+from srft.policy.manifest import MANIFEST
 from srft.recipe.merge import leaves
 from srft.recipe.schema import Recipe
 from srft.run.environment import ENGINES, PACKAGES
@@ -88,7 +89,8 @@ def _model(settings: ModelSettings, config: Any) -> list[tuple[str, str]]:
 def _files_of_model(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(file for file in path.glob("*") if file.suffix in MODEL_FILES and file.is_file())
+    files = (file for file in path.glob("*") if file.suffix in MODEL_FILES and file.name != MANIFEST)
+    return sorted(file for file in files if file.is_file())
 
 
 def digest_of_text(text: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from srft import SrftError, load_recipe, methods, train
 from srft.engines.verl.config import TRANSLATED, settings, split_overrides
 from srft.engines.verl.support import NEEDS, READ_HERE, REFUSALS, check
+from srft.policy.manifest import write_manifest
 from srft.recipe.schema import Recipe
 from tests.helpers import command
 
@@ -135,6 +136,8 @@ def test_the_command_refuses_before_anything_starts(tmp_path: Path) -> None:
 def test_a_run_of_verl_is_not_continued_without_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoints/step-000001").mkdir(parents=True)
     (tmp_path / "trainer/step-000001/verl").mkdir(parents=True)
+    for folder in ("trainer", "checkpoints"):
+        write_manifest(tmp_path / folder / "step-000001")
     (tmp_path / "recipe.yaml").write_text(load_recipe("quickstart", ["training.device=cpu"]).to_yaml())
     with pytest.raises(SrftError, match="--engine verl"):
         train(out=tmp_path, resume=True)
