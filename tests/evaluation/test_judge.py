@@ -72,8 +72,9 @@ class Judge(BaseHTTPRequestHandler):
             if "Question 2" in text
             else "[[6]]"
         )
-        choice: dict[str, Any] = {"message": {"content": said}}
-        reply = json.dumps({"choices": [choice]} if status == 200 else {"error": "busy"}).encode()
+        key = self.headers.get("Authorization")  # which this endpoint echoes, as some do in errors
+        choice: dict[str, Any] = {"message": {"content": f"{said} {key}"}}
+        reply = json.dumps({"choices": [choice]} if status == 200 else {"error": f"{'x' * 180} {key}"}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
@@ -86,7 +87,7 @@ class Judge(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
     pytest.importorskip("httpx", reason="asking a judge needs httpx (extra `judge`)")
-    monkeypatch.setenv("JUDGE_KEY", "secret")
+    monkeypatch.setenv("JUDGE_KEY", "secret\n")  # as a file holds it
     monkeypatch.setattr("srft.evaluation.external.judge.time.sleep", lambda seconds: None)
     Judge.seen, Judge.broken = [], False
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
@@ -130,14 +131,33 @@ def test_a_judged_benchmark(
 def test_a_judge_that_refuses_is_told(tmp_path: Path, endpoint: Endpoint) -> None:
     Judge.broken = True
     data = shared("data/mt_bench_question.jsonl").parent
-    with pytest.raises(SrftError, match="status 400"):
+    with pytest.raises(SrftError, match="status 400") as error:
         judge("srft:model", "mt-bench", endpoint, data_dir=data, out=tmp_path, limit=1, max_length=4)
+    assert "secret" not in str(error.value)
     with pytest.raises(SrftError, match="no address"):
         judge("srft:model", "mt-bench", Endpoint("nowhere", "j"), data_dir=data, out=tmp_path)
     with pytest.raises(SrftError, match="Did you mean 'mt-bench'"):
         judge("srft:model", "mtbench", endpoint, data_dir=data, out=tmp_path)
     with pytest.raises(SrftError, match="no such file"):
         judge("srft:model", "mt-bench", endpoint, data_dir=tmp_path, out=tmp_path)
+
+
+def test_a_key_that_is_none_is_told_without_it(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.check()
+    monkeypatch.setenv("JUDGE_KEY", "one\ntwo")
+    with pytest.raises(SrftError, match="JUDGE_KEY: it holds what no key does") as error:
+        endpoint.check()
+    assert "two" not in str(error.value)
+
+
+def test_an_endpoint_that_echoes_the_key(endpoint: Endpoint) -> None:
+    replies: list[str] = []
+    endpoint.ask_all([[{"role": "user", "content": "q"}]], lambda _, reply: replies.append(reply["text"]))
+    assert replies == ["[[6]] Bearer ***"]
+    Judge.broken = True
+    with pytest.raises(SrftError, match="status 400") as error:
+        endpoint.ask_all([[{"role": "user", "content": "q"}]], lambda _, reply: None)
+    assert "secre" not in str(error.value)
 
 
 def test_the_command_line_asks_the_judge(tmp_path: Path, endpoint: Endpoint) -> None:

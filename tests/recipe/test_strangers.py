@@ -20,6 +20,7 @@ LAUGHS = "x-a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("training: {steps: " + "9" * 5000 + "}", "Exceeds the limit"),
         ("data: " + "[" * 500 + "]" * 500, "nested more than 100 deep"),
         ("data: " + "{a: " * 3000 + "1" + "}" * 3000, "nested more than 100 deep"),
+        ("data: " + "[" * 200_000, "nested more than 100 deep"),
         (LAUGHS + "data: {path: *j}", "more than 100000 values"),
         ("data: &a {b: *a}", "more than 100000 values"),
         ("data: !!python/object/apply:os.system ['true']", "could not determine a constructor"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from srft.cli.app import quiet
+from srft.safe_text import printable
 
 
 def doctor(
@@ -22,7 +23,7 @@ def doctor(
 
     bad = []
     for check in checks() if run is None else examine(run):
-        typer.echo(f"{check.state:<4} {check.subject:<28} {check.detail}")
+        typer.echo(printable(f"{check.state:<4} {check.subject:<28} {check.detail}"))
         bad += [check.subject] if check.state == "bad" else []
     if run is None:
         typer.echo(f"Does not work: {', '.join(bad)}." if bad else "What is `ok` works; what is `off` is optional.")

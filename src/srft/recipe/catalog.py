@@ -24,6 +24,7 @@ from srft.recipe.merge import merge
 RECIPES = resources.files("srft") / "recipes"
 ENDINGS = (".yaml", ".yml")
 MOST_VALUES = 100_000  # of a recipe, aliases written out
+SHORT = 12_000  # characters: too few to be nested deeper than the C library bears
 DEEPEST = 100  # lists and mappings within one another
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def parse_yaml(text: str) -> Any:
 def _load_yaml(text: str) -> Any:
     """Raises YAMLError, ValueError (a date that is none, a number of 5,000 digits, aliases that written out would fill
     the memory) or RecursionError for what is no recipe's."""
+    if len(text) > SHORT:
+        _check_depth(text)
     tree = yaml.load(text, Loader=RecipeLoader)
     level, count, depth = [tree], 0, 0
     while level:
@@ -154,6 +157,16 @@ def _load_yaml(text: str) -> Any:
         if count > MOST_VALUES or depth > DEEPEST:
             raise ValueError(f"more than {MOST_VALUES} values, or nested more than {DEEPEST} deep")
     return tree
+
+
+def _check_depth(text: str) -> None:
+    """Raises ValueError before a text is composed by the C library, whose recursion has no limit but the stack's."""
+    depth = 0
+    for event in yaml.parse(text, Loader=RecipeLoader):
+        depth += isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent)
+        depth -= isinstance(event, yaml.SequenceEndEvent | yaml.MappingEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} deep")
 
 
 def _items(value: Any) -> Iterable[Any]:
