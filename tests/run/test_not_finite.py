@@ -17,7 +17,7 @@ from srft.cli import app
 from srft.data import resolve_path
 from srft.training.finite import MOST_SKIPPED
 from srft.training.run_dir import RunDir
-from tests.helpers import weights
+from tests.helpers import ROOT, python, weights
 
 SMALL = [
     "training.prompts_per_step=2", "training.tokens_per_micro_batch=1500", "rollout.n=2", "training.device=cpu",
@@ -33,7 +33,7 @@ def broken(t, *, first: int = 1, last: int = 1000):
     here = first <= t.responses.step <= last
     return {{"broken": {term}}}
 """
-LOSS = "nll(t.demo) * (float('nan') if here else 1.0)"
+LOSS = "nll(t.demo) + (float('nan') if here else 0.0)"
 GRADIENT = "nll(t.demo) + ((t.demo.logp - t.demo.logp.detach()).abs().sqrt().sum() if here else 0.0)"  # slope ∞ at 0
 
 
@@ -78,14 +78,22 @@ def test_a_short_run_without_any_update_is_none(tmp_path: Path) -> None:
     assert not RunDir(tmp_path / "run").checkpoints
 
 
-@pytest.mark.parametrize("lr", ["1e10", "1e39"], ids=["no probabilities", "weights"])
-@pytest.mark.parametrize("method", ["sft", "grpo"])
-def test_a_rate_that_breaks_the_model_ends_the_run(tmp_path: Path, lr: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "lr", "steps", "error"),
+    [
+        ("sft", "1e10", 1 + MOST_SKIPPED, f"step 6: the last {MOST_SKIPPED} updates were skipped"),
+        ("srft", "1e10", 2, "logits are NaN or infinite"),
+        ("sft", "1e39", 1, "step 1: the weights model.* and .* others hold NaN or infinity\nNothing was saved of it"),
+    ],
+)
+def test_a_rate_that_breaks_the_model_ends_the_run(
+    tmp_path: Path, method: str, lr: str, steps: int, error: str
+) -> None:
     """Nothing of it is saved, so nothing of it is evaluated."""
     evaluated = ["evaluation.sets={test: {path: 'srft:arithmetic/test.jsonl', limit: 2}}", "evaluation.at_start=false"]
     words = [*SMALL, *evaluated, f"method.name={method}", f"optim.lr={lr}", "optim.schedule=constant", "optim.warmup=0"]
-    with pytest.raises(SrftError, match="NaN or infinit"):
-        train(load_recipe("quickstart", [*words, f"training.steps={2 + MOST_SKIPPED}"]), tmp_path / "run")
+    with pytest.raises(SrftError, match=error):
+        train(load_recipe("quickstart", [*words, f"training.steps={steps}"]), tmp_path / "run")
     directory = RunDir(tmp_path / "run")
     assert not directory.checkpoints
     assert not directory.evaluations
@@ -113,3 +121,33 @@ def test_a_model_with_nan_is_refused_by_its_weights_name(tmp_path: Path) -> None
 def test_a_recipes_numbers_are_finite(change: str) -> None:
     with pytest.raises(SrftError, match="finite"):
         load_recipe("quickstart", [change]).method_options  # noqa: B018
+
+
+TWO = """
+import os, sys
+from pathlib import Path
+from srft import method
+from srft.objective import nll
+from tests.run import test_not_finite
+
+@method("broken-on-one", needs={"demonstrations"})
+def broken(t):
+    here = os.environ["RANK"] == "1" and t.responses.step > 1
+    return {"broken": nll(t.demo) * (float("nan") if here else 1.0)}
+
+from srft import load_recipe, train
+words = [*test_not_finite.SMALL, "method.name=broken-on-one", "training.steps=9", "training.checkpoint_every=1"]
+train(load_recipe("quickstart", words), Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_end_together(tmp_path: Path) -> None:
+    """One of them alone has the NaN."""
+    (tmp_path / "two.py").write_text(TWO)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "two.py"]
+    launched = python(*launch, tmp_path / "run", cwd=ROOT, timeout=120)
+    assert launched.returncode != 0
+    assert launched.stderr.count(f"the last {MOST_SKIPPED} updates were skipped") == 2, launched.stderr[-3000:]
+    assert [row["skipped_updates"] for row in RunDir(tmp_path / "run").metrics] == list(range(MOST_SKIPPED + 1))
+    assert RunDir(tmp_path / "run").checkpoint.name == "step-000001"

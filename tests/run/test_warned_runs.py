@@ -79,6 +79,15 @@ def test_demonstrations_without_an_end_are_warned_of(tmp_path: Path) -> None:
     assert [row["name"] for row in run.directory.warnings] == ["demonstrations_cut"]
 
 
+def test_a_template_that_does_not_fit_is_warned_of_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{{ messages[-1].content }}")
+    words = ["method.name=sft", f"data.template={tmp_path / 'own.jinja'}", "training.steps=1", "evaluation.sets={}"]
+    run, shown = trained(tmp_path / "run", *words)
+    assert [(row["step"], row["name"]) for row in run.directory.warnings] == [(1, "template_mismatch")]
+    assert "Warning: template_mismatch: the chat template does not open" in shown
+    assert "bad  template_mismatch" in doctor(run.directory.path).output
+
+
 def test_the_doctor_finds_the_warnings_of_a_run(cut: tuple[Run, str]) -> None:
     result = doctor(cut[0].directory.path)
     assert result.exit_code == 1
@@ -94,7 +103,7 @@ def test_the_doctor_finds_nothing_wrong_with_a_healthy_run(healthy: Path) -> Non
 
 
 def _torn(run: Path) -> None:
-    (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"step": 3, "sta')
+    (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text() + '{"step": 3, "sta\n')
 
 
 def _foreign(run: Path) -> None:
@@ -121,8 +130,8 @@ def _damaged(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_torn, "bad  metrics.jsonl .* 1 of 3 lines are torn"),
-        (_foreign, "bad  metrics.jsonl .* 1 of 4 lines are torn"),
+        (_torn, "bad  metrics.jsonl .*jsonl:3 is no row of this run"),
+        (_foreign, "bad  metrics.jsonl .*jsonl:4 is no row of this run"),
         (_stopped, "bad  steps .* 1 are left of stage 1 of 1. To continue: srft train --resume --out"),
         (_gap, "bad  steps .* 1 rows for 2 steps; missing: 1"),
         (_damaged, "bad  checkpoint step-000002 .* model.safetensors: "),

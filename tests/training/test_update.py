@@ -96,6 +96,25 @@ def test_a_grossly_other_sampler_stops_the_run_before_an_update(model: Any, toke
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("cause", ["reward", "log-prob", "gradient"])
+def test_an_update_that_is_not_finite_changes_no_weight(model: Any, tokenizer: Any, cause: str) -> None:
+    updater, batcher = make(model, "grpo", {})
+    before = [p.detach().clone() for p in model.parameters()]
+    first, *rest = responses_of(tokenizer, is_demo=False)
+    responses = [first, replace(first, reward=1e39 if cause == "reward" else 0.0), *rest]  # beyond float32
+    weight = list(model.parameters())[1]
+    if cause == "gradient":
+        weight.register_hook(lambda gradient: gradient / 0.0)
+    elif cause == "log-prob":
+        with torch.no_grad():
+            weight.view(-1)[0] = before[1].view(-1)[0] = torch.nan
+    metrics = updater.update(batcher.make(responses, 1))
+    assert (metrics["skipped_updates"], updater.skipped_in_a_row) == (1, 1)
+    for was, now in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(now, was, rtol=0, atol=0, equal_nan=True)
+    assert all(p.grad is None for p in model.parameters())
+
+
 @pytest.mark.parametrize("method", ["srft", "grpo", "sft"])
 def test_packed_rows_change_no_number(method: str, tokenizer: Any) -> None:
     """Metrics and the clipped gradient of an update: padded rows, one packed row, and many."""

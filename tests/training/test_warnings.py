@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from srft import load_recipe, methods
 from srft.training.conditions import KINDS, MEMORY, WINDOW
 from srft.training.metrics import SAMPLER_GAP
 from srft.training.warnings import HOLDS, QUIET, examined, holding, warnings_page
@@ -81,6 +83,7 @@ def test_more_of_the_conditions() -> None:
     assert names(rows((3, {}), (1, {"grad_norm": 1001.0}))) == [(4, "diverged")]
     all_wrong = {"frac_groups_all_wrong": 1.0, "reward": 0.0, "frac_reward_zero_std": 1.0}
     assert names(rows((5, all_wrong))) == [(5, "reward_stuck"), (5, "no_signal")]
+    assert names(rows((10, {"reward": 0.09}), (5, {"reward": 0.0}))) == []  # there was little to lose
     assert names(rows((1, {}), (5, {"entropy": 3.1}))) == [(6, "entropy_explosion")]  # without a fall
     one_term = [{k: v for k, v in row.items() if k != "gradient_share/a"} for row in rows((10, {}), (5, FALLEN))]
     assert names([row | {"gradient_share/b": 1.0} for row in one_term]) == [(15, "reward_fell")]
@@ -104,10 +107,8 @@ def test_a_stage_begins_anew() -> None:
 
 
 def test_what_was_said_before_is_not_read() -> None:
-    given = rows((3, {SAMPLER_GAP: 0.1}))
-    for row in given:
-        row[HOLDS + "sampler_mismatch"] = 1.0
-    assert names(given) == [(1, "sampler_mismatch")]
+    given = rows((1, {HOLDS + "sampler_mismatch": 1.0}), (3, {SAMPLER_GAP: 0.1}))
+    assert names(given) == [(2, "sampler_mismatch")]
 
 
 def test_what_a_row_lacks_or_holds_instead_of_a_number_is_no_trouble() -> None:
@@ -150,3 +151,12 @@ def test_the_page_says_what_the_code_does() -> None:
     table = page.partition("<!-- warnings -->\n")[2].partition("<!-- /warnings -->")[0]
     assert table.strip() == warnings_page().strip()
     assert TROUBLE.keys() == ALMOST.keys() == KINDS.keys()
+
+
+def test_the_advice_names_keys_that_there_are() -> None:
+    named = [word for kind in KINDS.values() for word in re.findall(r"`([a-z]+\.[a-z_.]+): ([^`]+)`", kind.advice)]
+    assert len(named) > 9
+    for key, value in named:
+        method = next((name for name in methods() if key.removeprefix("method.") in methods()[name].options), "srft")
+        recipe = load_recipe("quickstart", [f"method={{name: {method}}}", f"{key}={value}"])
+        assert recipe.method_options

@@ -106,8 +106,13 @@ def _as_turns(example: Problem) -> list[dict[str, str]]:
     return [*asked, {"role": "assistant", "content": example.demonstrations[0]}]
 
 
-def apply_chat_template(messages: Sequence[Mapping[str, str]], template: Template, tokenizer: Any) -> str:
+def apply_chat_template(
+    messages: Sequence[Mapping[str, str]], template: Template, tokenizer: Any, *, opens: bool = True
+) -> str:
     """Messages as the text that the model reads, by the template's chat template or the tokenizer's own.
+
+    Args:
+        opens: with the opening of the assistant's turn.
 
     Raises:
         SrftError: there is none, or it fails, takes too long or makes too much of them.
@@ -118,7 +123,7 @@ def apply_chat_template(messages: Sequence[Mapping[str, str]], template: Templat
     try:
         with _time_limit(LONGEST_RENDERING):
             text = tokenizer.apply_chat_template(
-                list(messages), chat_template=template.chat_template, tokenize=False, add_generation_prompt=True
+                list(messages), chat_template=template.chat_template, tokenize=False, add_generation_prompt=opens
             )
         if len(text) > LONGEST_PROMPT:
             raise ValueError(f"a prompt of {len(text)} characters")

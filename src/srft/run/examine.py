@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from srft.run.doctor import Check
 from srft.training.checkpoint_files import state_folder
 from srft.training.rows import read_rows
 from srft.training.run_dir import KEYS, RunDir
-from srft.training.warnings import examined
+from srft.training.warnings import TEMPLATE, examined
 
 RECENT = 900.0  # seconds since the last row within which a run without its end may be on its way
 
@@ -43,6 +44,8 @@ def examine(path: Path) -> Iterator[Check]:
     else:
         yield Check("bad", "steps", "no step was finished")
     yield from _checkpoints(run)
+    told = [row for row in run.warnings if row.get("name") == TEMPLATE]
+    yield from (Check("bad", TEMPLATE, f"{row.get('text')}. {row.get('advice')}") for row in told)
     for step, warning in examined(rows):
         yield Check("bad", warning.name, f"from step {step}: {warning.text}. {warning.advice}")
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -59,15 +62,16 @@ def _files(path: Path) -> Iterator[Check]:
 def _steps(run: RunDir, rows: Rows, recipe: Recipe | None) -> Iterator[Check]:
     """How far it came, whether rows are missing, and whether it was evaluated at its end."""
     last = rows[-1]
-    missing = sorted({*range(1, last["step"] + 1)} - {row["step"] for row in rows})
-    if missing or len(rows) > last["step"]:
-        listed = ", ".join(map(str, missing[:5])) or "none"
+    done = {row["step"] for row in rows}
+    if len(rows) != last["step"]:
+        missing = islice((step for step in range(1, last["step"]) if step not in done), 5)
+        listed = ", ".join(map(str, missing)) or "none"
         yield Check("bad", "steps", f"{len(rows)} rows for {last['step']} steps; missing: {listed}")
-    took = f", the last took {last['step_time']:.1f} s" if "step_time" in last else ""
-    told = f"{last['step']} are done{took}"
+    took, steps_left = last.get("step_time"), last.get("steps_left", 0)
+    told = f"{last['step']} are done" + (f", the last took {took:.1f} s" if isinstance(took, float) else "")
     stages = len(recipe.parts) if recipe else 1
-    if last.get("steps_left", 0) or last["stage"] < stages:
-        left = f"{told}, {last.get('steps_left', 0):.0f} are left of stage {last['stage']} of {stages}"
+    if steps_left or last["stage"] < stages:
+        left = f"{told}, {steps_left} are left of stage {last['stage']} of {stages}"
         ago = time.time() - (run.path / "metrics.jsonl").stat().st_mtime
         if ago < RECENT:
             yield Check("off", "steps", f"{left}; the last row is {ago:.0f} s old: it may be on its way")
@@ -77,9 +81,9 @@ def _steps(run: RunDir, rows: Rows, recipe: Recipe | None) -> Iterator[Check]:
     yield Check("ok", "steps", told)
     evaluation = recipe.parts[-1].evaluation if recipe else None
     if evaluation and (evaluation.benchmarks or evaluation.sets):
-        done = any(row.get("step") == last["step"] for row in run.evaluations)
+        is_there = any(row.get("step") == last["step"] for row in run.evaluations)
         again = f"none at the last step. srft train --resume --out {run.path} makes up for it"
-        yield Check("ok", "evaluation", "at the last step") if done else Check("bad", "evaluation", again)
+        yield Check("ok", "evaluation", "at the last step") if is_there else Check("bad", "evaluation", again)
 
 
 def _checkpoints(run: RunDir) -> Iterator[Check]:

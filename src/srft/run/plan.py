@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from srft.data.fidelity import template_faults
 from srft.data.load import load_data
 from srft.data.make_template import make_template
 from srft.data.problem import Problem
@@ -24,6 +25,7 @@ from srft.rollout.prompting import Prompting, PromptingContext, strategies
 from srft.run.checks import run_checks, with_good_answers, with_graders
 from srft.training.best import check_best
 from srft.training.preference import check_pairs
+from srft.training.warnings import TrainingWarning, template_warnings
 from srft.verify.verifier import Verifier
 
 
@@ -38,6 +40,7 @@ class Plan:
         dropped_answers: problems left out because their answer does not grade as equal to itself.
         dropped_prompts: prompts left out because they have no demonstration, or none within the limit.
         checks: how demonstrations and the evaluations' answers grade, a line each.
+        warnings: of what no step's metrics can show.
     """
 
     recipe: Recipe
@@ -50,6 +53,7 @@ class Plan:
     dropped_answers: int
     dropped_prompts: int
     checks: Sequence[str] = ()
+    warnings: Sequence[TrainingWarning] = ()
 
     @property
     def steps(self) -> int:
@@ -129,6 +133,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
         dropped_answers=len(problems) - len(kept),
         dropped_prompts=len(read.prompts) - len(prompts),
         checks=run_checks(recipe, tokenizer, read.prompts, evaluations, verifier),
+        warnings=template_warnings(template_faults(read.prompts, make_template(data), tokenizer)),
     )
     _check_window(config, plan.longest_sequence)
     check_best(recipe.training.best, plan.evaluations)

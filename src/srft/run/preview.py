@@ -58,7 +58,7 @@ def _show_part(plan: Plan, out: Path | None, console: Console) -> None:
             console.print(f"evaluation {task.name}: {len(task.groups)} problems × {task.params.n} samples")
         if task.held_out:
             console.print(f"evaluation {task.name}: the loss of the demonstrations of {len(task.held_out)} problems")
-    for line in plan.checks:
+    for line in [*plan.checks, *(f"Warning: {one.name}: {one.text}. {one.advice}" for one in plan.warnings)]:
         console.print(line, highlight=False)
     console.rule("a prompt")
     console.print(plan.tokenizer.decode(first.token_ids), highlight=False)

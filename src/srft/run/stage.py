@@ -188,6 +188,7 @@ def loop_around(
         run_dir=run_dir,
         display=display,
         callbacks=callbacks,
+        warnings=plan.warnings,
     )
 
 

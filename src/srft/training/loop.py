@@ -40,7 +40,7 @@ from srft.training.run_dir import WARNINGS, RunDir
 from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
 from srft.training.signals import stop_on_signals
 from srft.training.update import TrainedNetwork, Updater
-from srft.training.warnings import mark
+from srft.training.warnings import TrainingWarning, mark
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Loop:
         collect: draws a step's prompts and collects the responses.
         evaluator: of the evaluation's benchmarks.
         callbacks: the user's.
+        warnings: known before the first step.
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class Loop:
         run_dir: RunDir,
         display: Display,
         callbacks: Listener,
+        warnings: Sequence[TrainingWarning] = (),
     ) -> None:
         self.span, self.training, self.evaluation, self.logging = span, training, evaluation, logging
         self.updates_per_batch, self.needs, self.accelerator = updates_per_batch, needs, accelerator
         self.updater, self.inference, self.scheduler = updater, inference, scheduler
         self.collect, self.batcher = collect, batcher
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
+        self.warnings = warnings
         self.callbacks, self.early_end = callbacks, EarlyEnd(accelerator)
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
@@ -105,6 +108,8 @@ class Loop:
 
     def train(self, start: int = 0) -> Ending:
         """Run the steps after `start`. A stage that ends early has saved, and can be continued."""
+        if start == 0 and self.accelerator.is_main_process:
+            self.warn(self.span.first_step + 1, self.warnings)
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
         elif start > 0:  # the run may have been stopped between the checkpoint and what follows it
@@ -167,6 +172,12 @@ class Loop:
             networks |= hook.networks()
         return networks
 
+    def warn(self, number: int, warnings: Sequence[TrainingWarning]) -> None:
+        """Keep and show what begins with a step of the run; on the first process."""
+        for warning in warnings:
+            self.run_dir.append(WARNINGS, {"step": number, **asdict(warning)})
+            self.display.warn(warning.name, warning.text, warning.advice)
+
     def report(self, step: int, metrics: Mapping[str, float], responses: Sequence[Response]) -> None:
         """Write a step's row and show it."""
         number = self.span.first_step + step
@@ -185,9 +196,7 @@ class Loop:
             if self.logging.rollouts:
                 self.run_dir.save_rollouts(number, saved)
             self.display.step(row)
-            for warning in begun:
-                self.run_dir.append(WARNINGS, {"step": number, **asdict(warning)})
-                self.display.warn(warning.name, warning.text, warning.advice)
+            self.warn(number, begun)
             if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
             self.early_end.call(lambda: self.callbacks.step(row))

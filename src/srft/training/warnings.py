@@ -5,13 +5,19 @@ A run and `srft doctor RUN` examine the rows of metrics.jsonl by the same `condi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from srft.training.conditions import KINDS, MEMORY, Rows
 
 QUIET = 20  # steps for which a warning must have been away to be said again
+TEMPLATE = "template_mismatch"
+TEMPLATE_CONDITION = (
+    "before a stage: prompts begin with no BOS or two, the chat template does not open the assistant's turn, or the "
+    "tokenizer changes more than 1 in 20 demonstrations"
+)
+TEMPLATE_ADVICE = "See a prompt as it is read by `--dry-run`; another `data.template`, or the model's own tokenizer."
 HOLDS = "warning/"  # and a name: a metric that is 1 while that warning holds
 
 
@@ -47,6 +53,11 @@ def mark(row: dict[str, Any], past: Rows) -> list[TrainingWarning]:
     return [w for w in now if not any(HOLDS + w.name in other for other in past[-QUIET:])]
 
 
+def template_warnings(faults: Sequence[str]) -> list[TrainingWarning]:
+    """One where template and tokenizer do something to the data: it is seen before a stage begins, in no row."""
+    return [TrainingWarning(TEMPLATE, "; ".join(faults), TEMPLATE_ADVICE)] if faults else []
+
+
 def examined(rows: Rows) -> Iterator[tuple[int, TrainingWarning]]:
     """Every warning of a run with the step at which it begins, whatever was said while it trained.
 
@@ -65,4 +76,5 @@ def warnings_page() -> str:
     """The table of docs/reliability.md, in Markdown."""
     lines = ["| warning | when | what to do |", "|---|---|---|"]
     lines += [f"| `{name}` | {kind.condition} | {kind.advice} |" for name, kind in KINDS.items()]
+    lines += [f"| `{TEMPLATE}` | {TEMPLATE_CONDITION} | {TEMPLATE_ADVICE} |"]
     return "\n".join(lines) + "\n"
