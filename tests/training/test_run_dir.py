@@ -100,6 +100,16 @@ def test_what_the_run_followed_is_kept(run: RunDir) -> None:
     assert recipes(run) == {"recipe.yaml": "recipe one"}
 
 
+def test_a_run_that_begins_anew_forgets_its_first_evaluation(run: RunDir) -> None:
+    """Which may have been of another recipe."""
+    write_rows(run.path / "evaluations.jsonl", [{"step": 0, "benchmark": "a"}])
+    run.evaluation(0).mkdir(parents=True)
+    run.append("metrics.jsonl", {"step": 1})
+    run.rewind(-1, 0, "recipe two")
+    assert (run.evaluations, run.metrics, run.evaluation(0).exists()) == ([], [], False)
+    assert recipes(run) == {"recipe.yaml": "recipe two"}
+
+
 def test_what_is_wrong_with_rows_is_told(run: RunDir) -> None:
     """And the file is kept as it was, before its rows are written anew."""
     lines = [

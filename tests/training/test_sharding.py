@@ -26,7 +26,7 @@ from tests.helpers import ROOT, SMALL
 from tests.training import sharded_runs
 
 pytest.importorskip("peft", reason="peft is not installed: scripts/setup test")
-TIMES = ("seconds", "tokens_per_second", "step_time")
+TIMES = ("seconds", "tokens_per_second", "step_time", "steps_left")
 
 
 def launch(ranks: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
