@@ -36,7 +36,7 @@ def ending_together() -> Iterator[None]:
         if not torch.distributed.is_initialized():
             raise
         if _is_broken_connection(error):
-            raise _reason(key) from error
+            raise _reason(key, error) from error
         with suppress(torch.distributed.DistError):
             told = f"process {torch.distributed.get_rank()} failed: {_told(error)}"
             _get_default_store().compare_set(key, "", told)  # which keeps the first one's
@@ -90,11 +90,11 @@ def _is_broken_connection(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _reason(key: str) -> SrftError:
+def _reason(key: str, error: BaseException) -> SrftError:
     with suppress(torch.distributed.DistError):
         if (store := _get_default_store()).check([key]):
             return SrftError(store.get(key).decode())
     return SrftError(
-        "another process of the run ended without a word, or did not answer",
+        f"another process of the run ended without a word, or did not answer: {str(error).partition(chr(10))[0]}",
         fix="The launcher's table says which (SIGKILL: often its machine had no memory left). Continue with --resume.",
     )

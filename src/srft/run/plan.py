@@ -109,7 +109,7 @@ def make_plan(recipe: Recipe, verifier: Verifier, processes: int = 1) -> Plan:
     """
     data, training = recipe.data, recipe.training
     recipe.rollout.resolve(recipe.model)
-    _check_split(training.prompts_per_step, recipe.optim.updates_per_batch, processes)
+    _check_split(recipe, processes)
     check_quantization(recipe.model, pick_device(training.device))
     config = load_config(recipe.model)
     tokenizer = load_tokenizer(recipe.model)
@@ -197,12 +197,19 @@ def usable_prompts(prompts: list[Prompt], recipe: Recipe, demonstrations: bool) 
     return prompts if "rollouts" in recipe.needs else usable
 
 
-def _check_split(prompts: int, updates: int, processes: int) -> None:
+def _check_split(recipe: Recipe, processes: int) -> None:
+    prompts, updates = recipe.training.prompts_per_step, recipe.optim.updates_per_batch
     if prompts % updates or prompts // updates < processes:
         raise SrftError(
             f"{prompts} prompts cannot be shared by {updates} updates of {processes} processes",
             where="training.prompts_per_step",
             fix=f"Make it a multiple of optim.updates_per_batch, and at least {updates * processes}.",
+        )
+    if "preferences" in recipe.needs and prompts % processes:
+        raise SrftError(
+            f"{prompts} pairs a step cannot be shared evenly by {processes} processes, as TRL shares them",
+            where="training.prompts_per_step",
+            fix=f"Make it a multiple of {processes}.",
         )
 
 

@@ -58,7 +58,7 @@ def train_on_pairs(
     from trl.trainer.dpo_trainer import DPOTrainer
 
     rows = max(training.tokens_per_micro_batch // (2 * length), 1)
-    share = max(training.prompts_per_step // accelerator.num_processes, 1)
+    share = training.prompts_per_step // accelerator.num_processes
     rows = max(d for d in range(1, min(rows, share) + 1) if share % d == 0)
 
     class Report(TrainerCallback):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+from tests.helpers import ROOT
 
 ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -15,6 +18,15 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+def environment() -> dict[str, str]:
+    """Of a process that runs this tree on verl."""
+    paths = [ENVIRONMENT["PYTHONPATH"], str(ROOT / "src"), str(ROOT)]
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths), "PATH": binaries}
+
+
 SAMPLER = "verl.actor_rollout_ref.rollout"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pickle
 import re
 import shutil
@@ -36,7 +35,7 @@ from srft.training.run_dir import RunDir
 from srft.training.update import TrainedNetwork, Updater
 from srft.verify.verifier import Verifier
 from tests.engines.verl.cases import CASES, LR, TOKENS, Case
-from tests.engines.verl.on_cpus import ENVIRONMENT, overrides
+from tests.engines.verl.on_cpus import environment, overrides
 from tests.helpers import ROOT, SMALL, weights
 
 OmegaConf = pytest.importorskip("omegaconf", reason="omegaconf is not installed: scripts/test-verl").OmegaConf
@@ -46,12 +45,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed: scripts/test-verl"),
 ]
-
-
-def environment() -> dict[str, str]:
-    paths = [ENVIRONMENT["PYTHONPATH"], str(ROOT / "src"), str(ROOT)]
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths), "PATH": binaries}
 
 
 @pytest.fixture(scope="module")

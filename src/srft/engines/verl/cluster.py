@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -12,6 +14,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync
 from verl.utils.device import auto_set_device
 
 from srft.engines.verl.worker import PolicyWorker
+from srft.errors import SrftError
 
 
 class Cluster(PPOTrainerSync):
@@ -55,6 +58,23 @@ class Cluster(PPOTrainerSync):
     def close(self) -> None:
         """End workers and servers; a cluster that was there before stays."""
         ray.shutdown()
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Closed at the end.
+
+        Raises:
+            SrftError: a worker or a server died.
+        """
+        try:
+            yield
+        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+            fix = "Ray's logs say more (session_latest/logs in its folder, /tmp/ray). Continue with --resume."
+            raise SrftError(
+                f"a process ended: {' '.join(str(error).split())}", where="--engine verl", fix=fix
+            ) from error
+        finally:
+            self.close()
 
     def _init_dataloader(self) -> None:
         """The loop draws the prompts."""

@@ -131,7 +131,7 @@ def _train_stages(
         where = f"verl on {config.trainer.nnodes} × {config.trainer.n_gpus_per_node} {config.trainer.device}"
         display.say(headline(plan, where, run_dir, f"stage {stage}: " if len(plans) > 1 else ""))
         cluster = Cluster(config)
-        try:
+        with cluster.open():
             policy = ShardedPolicy(cluster, plan.config, resolve_path(plan.recipe.model.path))
             if run_dir.checkpoints:
                 policy.load(run_dir.checkpoint, resume=here is not None)
@@ -141,8 +141,6 @@ def _train_stages(
                 loop.restore(here)
                 opening.open(display)
             ending = loop.train(here["step"] if here else 0)
-        finally:
-            cluster.close()
         first_step = span.first_step + plan.steps
         finished = loop.early_end.of_run(ending, last=stage == len(plans))
         if finished is not None:
