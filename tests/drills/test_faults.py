@@ -62,7 +62,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(model: Path, dis
         run.wait_for(f"4/{STEPS}")
         room = os.statvfs(disk)
         (disk / "others").write_bytes(bytes(room.f_bavail * room.f_frsize - 4096))
-        assert run.end() == 1
+        assert run.end() == 2
     assert "Traceback" not in run.output
     assert "--resume" in run.output
     assert RunDir(disk / "run").checkpoint.name == "step-000003"

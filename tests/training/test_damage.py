@@ -104,7 +104,8 @@ def test_every_fault_of_every_file_is_told(run: RunDir, fault: Callable[[Path], 
         assert len(said) == 1
         assert said[0].endswith("set aside: continuing from step-000001")
         # a manifest with another digit is told from a file that differs from it by nothing
-        assert said[0].startswith(culprit) or name == "manifest.json"
+        assert said[0].startswith(culprit) or name == "srft-manifest.json"
+        assert (" bytes, not " in said[0]) == (fault in (halve, empty)) or name == "srft-manifest.json"
         assert run.checkpoint.name == "step-000001"
         assert (run.path / "checkpoints/step-000002.damaged").is_dir()
         assert (run.path / "trainer/step-000002.damaged").is_dir()
@@ -118,7 +119,7 @@ def test_a_damaged_model_is_not_loaded(run: RunDir, fault: Callable[[Path], None
         file = run.checkpoint / name
         content = file.read_bytes()
         fault(file)
-        if not (name == "manifest.json" and fault is Path.unlink):  # then it is a model as any other
+        if not (name == "srft-manifest.json" and fault is Path.unlink):  # then it is a model as any other
             for load in (load_config, load_tokenizer, load_model):
                 with pytest.raises(SrftError, match=r"step-000002: damaged: ") as caught:
                     load(ModelSettings(path=str(run.path)))
@@ -150,7 +151,7 @@ def test_what_a_manifest_says_stays_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("o")
     write_manifest(tmp_path / "model")
     assert damage(tmp_path / "model") == ""
-    manifest = tmp_path / "model/manifest.json"
+    manifest = tmp_path / "model/srft-manifest.json"
     written = manifest.read_text()
     manifest.write_text(written.replace('"weights"', '"../outside"'))
     assert damage(tmp_path / "model") == "../outside: missing"
@@ -163,7 +164,7 @@ def test_what_a_manifest_says_stays_in_its_folder(tmp_path: Path) -> None:
         "\0",
     ):
         manifest.write_text(wrong)
-        assert damage(tmp_path / "model").startswith("manifest.json: malformed"), wrong
+        assert damage(tmp_path / "model").startswith("srft-manifest.json: malformed"), wrong
 
 
 DISK_CALLS = ("fsync", "replace", "rename", "unlink", "rmdir", "mkdir")

@@ -33,7 +33,7 @@ def save(run: RunDir, step: int, keep: int = 2) -> None:
 
 def test_a_checkpoint_is_the_model_alone_and_the_state_lies_elsewhere(run: RunDir) -> None:
     save(run, 3)
-    assert sorted(path.name for path in run.checkpoint.iterdir()) == ["manifest.json", "model.safetensors"]
+    assert sorted(path.name for path in run.checkpoint.iterdir()) == ["model.safetensors", "srft-manifest.json"]
     assert state_folder(run.checkpoint) == run.path / "trainer/step-000003"
     assert load_state(run.checkpoint) == {"step": 3}
 

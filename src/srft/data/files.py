@@ -158,12 +158,18 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, sync: bool = False) -> None:
-    """Add rows to a JSON-lines file; with `sync` they are on disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json_lines(rows))
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+    """Add rows to a JSON-lines file, all or none; with `sync` they are on disk when this returns."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_lines(rows))
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError:  # the disk is full
+        if path.exists():
+            os.truncate(path, size)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

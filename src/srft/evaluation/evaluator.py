@@ -76,16 +76,22 @@ class Evaluator:
         """
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         missing = missing_groups(self.tasks, folder, self.accelerator) if missing is None else missing
+        unwritten: OSError | None = None
         with progress or Progress(None) as shown:
-            for task in self.tasks:
-                groups = missing[task.name][rank::ranks]
-                shown.begin(task.name, len(groups), len(task.groups))
-                for batch in self._batches(groups, task.params.n):
-                    began = time.perf_counter()
-                    records = self._answer(task, batch)
-                    _file(folder, task).append(records, rank)
-                    shown.advance(len(batch), sum(r["tokens"] for r in records), time.perf_counter() - began)
-        self.accelerator.wait_for_everyone()
+            try:
+                for task in self.tasks:
+                    groups = missing[task.name][rank::ranks]
+                    shown.begin(task.name, len(groups), len(task.groups))
+                    for batch in self._batches(groups, task.params.n):
+                        began = time.perf_counter()
+                        records = self._answer(task, batch)
+                        _file(folder, task).append(records, rank)
+                        shown.advance(len(batch), sum(r["tokens"] for r in records), time.perf_counter() - began)
+            except OSError as error:
+                unwritten = error
+        for failure in gather(self.accelerator, [unwritten]):  # when all are here
+            if failure is not None:
+                raise failure
         scores = read_scores(self.tasks, folder, self.accelerator, self.collector.seed)
         return {task.name: scores[task.name] | self._held_out_loss(task) for task in self.tasks}
 

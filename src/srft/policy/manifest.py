@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from srft.errors import SrftError
 from srft.section import Section
 
-MANIFEST = "manifest.json"
+MANIFEST = "srft-manifest.json"
 THREADS = 4  # that hash; hashlib releases the GIL
 
 

@@ -67,11 +67,17 @@ def to_shards(network: nn.Module) -> None:
 
 
 def whole_weights(policy: Policy) -> dict[str, Any]:
-    """What `Policy.save` writes, whole, on the CPU of the first process and empty in the others; every one must ask."""
-    to_shards(policy)
+    """What `Policy.save` writes, whole, on the CPU: of a sharded policy in the first process, empty in the others, and
+    every one must ask; else a copy."""
     adapters_alone = hasattr(policy.model, "peft_config")
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters_alone)
-    weights = get_model_state_dict(policy.model, options=options)
+    if is_sharded(policy):
+        to_shards(policy)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters_alone)
+        weights = get_model_state_dict(policy.model, options=options)
+    else:
+        own = policy.model.state_dict().items()
+        kept = {name: tensor for name, tensor in own if not adapters_alone or "lora_" in name}
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()}
     names = dict(policy.model.named_parameters(remove_duplicate=False))
     tied = names.keys() - dict(policy.model.named_parameters()).keys()
     return {name: weight for name, weight in weights.items() if name not in tied}

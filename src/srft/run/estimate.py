@@ -18,6 +18,8 @@ from srft.run.sizing.memory import disk, main_memory, memory, peak
 from srft.run.sizing.setup import Engine, Evaluation, Lengths, Setup, make_setup
 from srft.run.sizing.shape import config_for_plan, shape_of
 from srft.run.sizing.step_time import evaluation_seconds, run_seconds, step_seconds
+from srft.training.checkpoint_files import CheckpointFiles
+from srft.training.disk import gib
 
 HUB_PROBLEMS = 500  # taken for an evaluation whose data was not read, as MATH-500 has
 
@@ -148,14 +150,12 @@ def check_size(size: Estimate, out: Path) -> None:
             fix=str(advise(setup)),
         )
     folder = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if size.disk > (space := shutil.disk_usage(folder).free):
+    free = shutil.disk_usage(folder).free
+    there = CheckpointFiles(out).replaceable(setup.keep_checkpoints)
+    if size.disk > free + there:
+        beside = f" besides {gib(there)} of this run's own" if there else ""
         raise SrftError(
-            f"checkpoints take up to {gib(size.disk)}, {gib(space)} are free there",
+            f"checkpoints take up to {gib(size.disk)}, {gib(free)} are free there{beside}",
             where=f"--out {out}",
             fix="Free some space, name another --out, or lower training.keep_checkpoints.",
         )
-
-
-def gib(size: float) -> str:
-    """Bytes for a reader."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"

@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from srft.run.estimate import Estimate, gib
+from srft.run.estimate import Estimate
 from srft.run.sizing.advice import advise, holds_a_response, room
 from srft.run.sizing.memory import main_memory
 from srft.run.sizing.step_time import evaluation_seconds
+from srft.training.disk import gib
 
 ACCURACY = "a roofline with measured efficiencies: docs/planning.md says how near it comes"
 

@@ -20,7 +20,7 @@ def with_sharding(plan: Plan, accelerator: Accelerator) -> Plan:
     hold the run. One process that no launcher started has nobody to share with.
 
     Raises:
-        SrftError: the recipe wants what cannot be sharded, or offloads what is not.
+        SrftError: the recipe wants what cannot be sharded, offloads what is not, or saves shards by a thread.
     """
     training, needs = plan.recipe.training, plan.recipe.needs
     quantization = plan.recipe.model.quantization
@@ -44,6 +44,12 @@ def with_sharding(plan: Plan, accelerator: Accelerator) -> Plan:
             "this process was not started by a launcher, and has no shards to keep in the CPU's memory",
             where="training.offload",
             fix=f"Launch it, with one process for each GPU: {LAUNCH}",
+        )
+    if training.checkpoint_async and sharded:
+        raise SrftError(
+            "one GPU cannot hold the run, and every process writes its own part of what is sharded",
+            where="training.checkpoint_async",
+            fix="Leave it out.",
         )
     decided = training.model_copy(update={"shard": sharded})
     return replace(plan, recipe=plan.recipe.model_copy(update={"training": decided}))

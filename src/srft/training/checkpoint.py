@@ -47,11 +47,15 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return dict(parse_json(read_text(file), str(file)))
 
 
-def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors beside a checkpoint; every process takes part and writes what it holds of them."""
+def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor], *, alone: bool = False) -> None:
+    """Write tensors beside a checkpoint; every process takes part and writes what it holds of them.
+
+    Args:
+        alone: this process holds, and writes, all of them.
+    """
     writer = HuggingFaceStorageWriter(str(state_folder(checkpoint) / SHARDS), save_distributed=True)
     with _one_process_is_meant():
-        save(dict(tensors), storage_writer=writer, no_dist=not torch.distributed.is_initialized())
+        save(dict(tensors), storage_writer=writer, no_dist=alone or not torch.distributed.is_initialized())
 
 
 def load_tensors(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -86,6 +86,8 @@ class CheckpointFiles:
         """Bring step's checkpoint to the disk and give it its name, after its trainer's state has it: where the
         checkpoint is, all of it is. Of the older ones those stay that `keep_checkpoints` names."""
         partial, final = self.unfinished_checkpoint(step), self.checkpoint_at(step)
+        for rows in self.path.glob("*.jsonl"):  # of the steps until here
+            sync(rows)
         for folder in (final, state_folder(final)):  # of a checkpoint that a kill left without its name
             _remove(folder)
         for folder, name in ((state_folder(partial), state_folder(final)), (partial, final)):
@@ -108,6 +110,13 @@ class CheckpointFiles:
         states = {path for path in self.path.glob(f"{TRAINER}/step-*") if not path.suffix}
         for state in states - {state_folder(checkpoint) for checkpoint in newest}:
             _remove(state)
+
+    def replaceable(self, count: int) -> int:
+        """Bytes of what is here and makes room for later checkpoints: the newest `count`, and what is unfinished."""
+        newest = self.checkpoints[-count:]
+        folders = [*newest, *map(state_folder, newest)]
+        folders += [path for end in (UNFINISHED, DOOMED) for path in self.path.glob(f"*/step-*{end}")]
+        return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
     def set_aside_damaged(self, say: Callable[[str], None]) -> None:
         """Make the newest checkpoint that a run can continue from, with all of it as it was written, the newest of the

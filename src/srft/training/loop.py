@@ -4,42 +4,36 @@ needs it says itself, what it computes is in `srft.objective`, and what it alone
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from srft.evaluation.evaluator import Evaluator
 from srft.objective.registry import Need
-from srft.policy.sharding import is_sharded, whole_weights
 from srft.processes import first, gather
 from srft.rollout.response import Response
 from srft.seed import derive_seed
 from srft.training.batches import Batcher
 from srft.training.best import keep_best
-from srft.training.checkpoint import (
-    load_tensors,
-    optimizer_state,
-    room_for_optimizer_state,
-    save_state,
-    save_tensors,
-    trained_weights,
-)
 from srft.training.clock import Clock
 from srft.training.collect import StepCollector
+from srft.training.disk import Disk
 from srft.training.display import Display
 from srft.training.ending import EarlyEnd, Ending, Listener
 from srft.training.finite import check_before_saving, check_updates
 from srft.training.hooks import Hook
 from srft.training.metrics import response_metrics
 from srft.training.run_dir import WARNINGS, RunDir
+from srft.training.saving import Contents, Saver
 from srft.training.settings import LoggingSettings, TrainingEvaluation, TrainingSettings
 from srft.training.signals import stop_on_signals
-from srft.training.update import TrainedNetwork, Updater
+from srft.training.stage_state import StageState
+from srft.training.update import Updater
 from srft.training.warnings import TrainingWarning, mark
 
 
@@ -102,14 +96,23 @@ class Loop:
         self.hooks, self.evaluator, self.run_dir, self.display = hooks, evaluator, run_dir, display
         self.warnings = warnings
         self.callbacks, self.early_end = callbacks, EarlyEnd(accelerator)
+        self.state = StageState(accelerator, collect.stream, updater, scheduler, hooks)
+        self.disk = Disk(
+            run_dir.path,
+            training.disk_full,
+            say=display.say,
+            ending=lambda: self.early_end.agreed() is not None,
+        )
+        self.saver = Saver(run_dir, accelerator, self.disk, training.keep_checkpoints)
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
         self._evaluation_seconds = 0.0  # of the last one
 
     def train(self, start: int = 0) -> Ending:
         """Run the steps after `start`. A stage that ends early has saved, and can be continued."""
-        if start == 0 and self.accelerator.is_main_process:
-            self.warn(self.span.first_step + 1, self.warnings)
+        if start == 0 and self.warnings and self.accelerator.is_main_process:
+            self.run_dir.append(WARNINGS, *_rows(self.span.first_step + 1, self.warnings))
+            self._show(self.warnings)
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
         elif start > 0:  # the run may have been stopped between the checkpoint and what follows it
@@ -117,11 +120,14 @@ class Loop:
                 self.evaluate(start)
             self.keep_best(start)
         ending = self.early_end.agreed() or (None if start < self.span.steps else "finished")
-        with stop_on_signals(announce=self.accelerator.is_main_process) as self.early_end.interruption:
-            while ending is None:
-                start += 1
-                self.step(start)
-                ending = self.finish(start)
+        try:
+            with stop_on_signals(announce=self.accelerator.is_main_process) as self.early_end.interruption:
+                while ending is None:
+                    start += 1
+                    self.step(start)
+                    ending = self.finish(start)
+        finally:
+            self.saver.join()
         return ending
 
     def step(self, step: int) -> None:
@@ -165,17 +171,8 @@ class Loop:
             needs = hook.needs(step, needs, self.history)
         return needs
 
-    def trained_networks(self) -> dict[str, TrainedNetwork]:
-        """Everything with an optimizer, by name."""
-        networks = self.updater.networks
-        for hook in self.hooks:
-            networks |= hook.networks()
-        return networks
-
-    def warn(self, number: int, warnings: Sequence[TrainingWarning]) -> None:
-        """Keep and show what begins with a step of the run; on the first process."""
+    def _show(self, warnings: Sequence[TrainingWarning]) -> None:
         for warning in warnings:
-            self.run_dir.append(WARNINGS, {"step": number, **asdict(warning)})
             self.display.warn(warning.name, warning.text, warning.advice)
 
     def report(self, step: int, metrics: Mapping[str, float], responses: Sequence[Response]) -> None:
@@ -191,103 +188,81 @@ class Loop:
         self.history.append(row)
         saved = gather(self.accelerator, [r.to_json() for r in responses]) if self.logging.rollouts else []
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=number)
+
+        writes: list[Callable[[], None]] = [partial(self.run_dir.append, "metrics.jsonl", row)]
+        if self.logging.rollouts:
+            writes.append(partial(self.run_dir.save_rollouts, number, saved))
+        if begun:
+            writes.append(partial(self.run_dir.append, WARNINGS, *_rows(number, begun)))
+
+        def write() -> None:
+            while writes:  # one that fails is tried again
+                writes[0]()
+                del writes[0]
+
+        self.disk.write(f"step {number}", lambda: first(self.accelerator, write))
         if self.accelerator.is_main_process:
-            self.run_dir.append("metrics.jsonl", row)
-            if self.logging.rollouts:
-                self.run_dir.save_rollouts(number, saved)
             self.display.step(row)
-            self.warn(number, begun)
+            self._show(begun)
             if self.logging.samples_every and step % self.logging.samples_every == 0:
                 self.display.samples(responses)
             self.early_end.call(lambda: self.callbacks.step(row))
 
     def evaluate(self, step: int) -> None:
-        """Evaluate every benchmark and write its scores."""
+        """Evaluate every benchmark and write its scores, where they are not written yet."""
         if not self.evaluator.tasks:
             return
         number = self.span.first_step + step
         began = time.perf_counter()
         self.display.begin("evaluating", number, self.evaluator.samples)
-        results = self.evaluator.run(self.run_dir.evaluation(number))
+        results = self.disk.write("an evaluation", lambda: self.evaluator.run(self.run_dir.evaluation(number)))
         self._evaluation_seconds = seconds = time.perf_counter() - began
-        rows = [{"step": number, "benchmark": name, **scores, "seconds": seconds} for name, scores in results.items()]
+        missing = self._missing_scores(number)
+        rows = [{"step": number, "benchmark": name, **results[name], "seconds": seconds} for name in missing]
+        write = partial(self.run_dir.append, "evaluations.jsonl", *rows)
+        self.disk.write("an evaluation", lambda: first(self.accelerator, write))
         for row in rows:
             numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
             self.accelerator.log({f"evaluation/{row['benchmark']}/{k}": v for k, v in numbers.items()}, step=number)
         if self.accelerator.is_main_process:
-            for row in rows:
-                self.run_dir.append("evaluations.jsonl", row)
             self.display.evaluation(rows)
             self.early_end.call(lambda: self.callbacks.evaluation(rows))
 
-    def save(self, step: int) -> None:
-        """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes."""
-        if self._saved == step:
-            return
-        number, unwrap = self.span.first_step + step, self.accelerator.unwrap_model
-        trained = [self.policy, *(unwrap(part.network) for part in self.updater.auxiliary.values())]
-        check_before_saving(trained, number, self.accelerator, self.run_dir)
-        weights = whole_weights(self.policy) if is_sharded(self.policy) else None
-        folder = self.run_dir.unfinished_checkpoint(number)
+    def save(self, step: int, *, behind: bool = False) -> None:
+        """Save a checkpoint that transformers loads and `--resume` continues from, on any number of processes.
 
-        def begin() -> None:
-            self.run_dir.begin_checkpoint(number)
-            self.policy.save(folder, self.collect.collector.tokenizer, weights)
-            save_state(folder, self.state(step))
-
-        first(self.accelerator, begin)
-        tensors: dict[str, Tensor] = {}
-        for name, part in self.trained_networks().items():
-            tensors |= optimizer_state(name, unwrap(part.network), part.optimizer)
-        for name, part in self.updater.auxiliary.items():
-            tensors |= trained_weights(name, unwrap(part.network))
-        save_tensors(folder, tensors)
-        first(self.accelerator, lambda: self.run_dir.finish_checkpoint(number, self.training.keep_checkpoints))
-        self._saved, self._saved_at = step, time.monotonic()
+        Args:
+            behind: it may be written while the run goes on; else it is there when this returns.
+        """
+        if self._saved != step:
+            trained = [part.network for part in (self.updater.policy, *self.updater.auxiliary.values())]
+            number, unwrap = self.span.first_step + step, self.accelerator.unwrap_model
+            check_before_saving([unwrap(network) for network in trained], number, self.accelerator, self.run_dir)
+            state = {"stage": self.span.stage, "first_step": self.span.first_step, "step": step, **self.state.values()}
+            tokenizer = self.collect.collector.tokenizer
+            contents = Contents(number, self.policy, tokenizer, state, self.state.tensors())
+            self.saver.save(contents, behind=behind and self.training.checkpoint_async)
+            self._saved, self._saved_at = step, time.monotonic()
+        elif not behind:
+            self.saver.wait()
 
     def keep_best(self, step: int) -> None:
         """Save a checkpoint of the step, where it has none yet, and keep it, where it is the best so far."""
         keep_best(self.run_dir, self.training, self.span.first_step + step, self.accelerator, lambda: self.save(step))
 
-    def state(self, step: int) -> dict[str, Any]:
-        """What a run resumed after `step` of the stage continues from, but for weights and optimizers."""
-        return {
-            "stage": self.span.stage,
-            "first_step": self.span.first_step,
-            "step": step,
-            "position": self.collect.stream.position,
-            "hooks": {hook.name: hook.state() for hook in self.hooks},
-            "skipped": self.updater.skipped,
-            "schedule": self.scheduler.last_epoch,
-        }
-
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the run's newest checkpoint, whose `state` this is; the policy has its weights already.
-        Learning rates and schedule are those of the recipe in force, which may be longer than the saved one's."""
-        self.collect.stream.position, self.updater.skipped = state["position"], state["skipped"]
-        for hook in self.hooks:
-            if hook.name in state["hooks"]:  # else it is new in the recipe, and begins here
-                hook.load_state(state["hooks"][hook.name])
-        checkpoint, unwrap = self.run_dir.checkpoint, self.accelerator.unwrap_model
-        tensors: dict[str, Tensor] = {}
-        for name, part in self.trained_networks().items():
-            tensors |= room_for_optimizer_state(checkpoint, name, unwrap(part.network), part.optimizer)
-        for name, part in self.updater.auxiliary.items():
-            tensors |= trained_weights(name, unwrap(part.network))
-        load_tensors(checkpoint, tensors)
-        schedule, groups = self.scheduler, self.updater.policy.optimizer.param_groups
-        schedule.last_epoch = state["schedule"]
-        for group, base, share in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-            group["lr"] = base * share(schedule.last_epoch)
+        """Continue from the run's newest checkpoint, whose `state` this is; the policy has its weights already."""
+        self.state.restore(state, self.run_dir.checkpoint)
         last = state["first_step"] + state["step"]
         self.history = [row for row in self.run_dir.metrics if row["stage"] == self.span.stage and row["step"] <= last]
         self._saved = state["step"]
 
     def finish(self, step: int) -> Ending | None:
         """Save and evaluate what is due after a step. Returns how the stage ends here, None where it goes on."""
+        self.saver.check()
         last, ending = step == self.span.steps, self.early_end.agreed()
         if ending or last or self._checkpoint_is_due(step):
-            self.save(step)
+            self.save(step, behind=not (ending or last))
         if ending == "failed" or (ending == "interrupted" and not last):
             return ending
         evaluates = ending == "stopped" or self._is_evaluated(step)
@@ -311,9 +286,18 @@ class Loop:
         return bool(self.evaluator.tasks) and (step == self.span.steps or _is_due(step, self.evaluation.every))
 
     def _lacks_evaluation(self, step: int) -> bool:
-        """An evaluation is due after the step, and not written."""
-        number = self.span.first_step + step
-        return self._is_evaluated(step) and all(row["step"] != number for row in self.run_dir.evaluations)
+        """An evaluation is due after the step, and not written to its end."""
+        return self._is_evaluated(step) and bool(self._missing_scores(self.span.first_step + step))
+
+    def _missing_scores(self, number: int) -> list[str]:
+        """The evaluated sets that have no scores of a step of the run yet, on every process the same."""
+        written = {row["benchmark"] for row in self.run_dir.evaluations if row["step"] == number}
+        missing = [task.name for task in self.evaluator.tasks if task.name not in written]
+        return gather(self.accelerator, [missing])[0]
+
+
+def _rows(step: int, warnings: Sequence[TrainingWarning]) -> list[dict[str, Any]]:
+    return [{"step": step, **asdict(warning)} for warning in warnings]
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -152,9 +152,9 @@ class RunDir(CheckpointFiles):
         """Where the policy's own samples that `stage` learns from are kept."""
         return self.path / f"selection-{stage}.jsonl"
 
-    def append(self, name: str, row: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl, evaluations.jsonl or warnings.jsonl."""
-        append_rows(self.path / name, [row])
+    def append(self, name: str, *rows: Mapping[str, Any]) -> None:
+        """Add lines to metrics.jsonl, evaluations.jsonl or warnings.jsonl, all or none."""
+        append_rows(self.path / name, rows)
 
     def save_rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
         """What a step trained on, with its rewards."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from srft.evaluation.settings import EvaluationSettings
 from srft.policy.placement import DeviceName, Precision
 from srft.section import FileName, Section
+from srft.training.disk import DiskFull
 
 
 class PplShaping(Section):
@@ -90,12 +91,22 @@ class TrainingSettings(Section):
     checkpoint_every: int = Field(0, ge=0, description="steps; 0: by time, at the end and when interrupted")
     checkpoint_minutes: float = Field(10.0, ge=0, description="since the last checkpoint; 0: not by time")
     keep_checkpoints: int = Field(2, gt=0, description="of the newest ones; the best one is kept besides")
+    checkpoint_async: bool = Field(
+        False, description="copy a checkpoint into memory, and write it while the run goes on; not where it is sharded"
+    )
+    disk_full: DiskFull = Field("stop", description="end the run with its last checkpoint whole, or wait for room")
     best: BestSettings | None = Field(None, description="keep the checkpoint that is best by a metric")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingSettings:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give one of `steps` and `epochs`")
+        return self
+
+    @model_validator(mode="after")
+    def _written_by_one_process(self) -> TrainingSettings:
+        if self.checkpoint_async and self.shard:
+            raise ValueError("`checkpoint_async` is of one process that writes, and of what is sharded all do")
         return self
 
     @model_validator(mode="after")

@@ -84,6 +84,7 @@ def test_a_reference_is_there_where_the_method_needs_one() -> None:
         ("rollout.vllm.lora", "rollout.vllm.lora=adapters"),
         ("training.shard", "training.shard=false"),
         ("training.device", "training.device=cpu"),
+        ("training.checkpoint_async", "training.checkpoint_async=true"),
         ("hooks.buffer", "hooks.buffer.size=4"),
         ("evaluation.statistics", "evaluation.statistics=true"),
         ("evaluation.sets", "evaluation.sets.test.measure=loss"),

@@ -24,7 +24,7 @@ READ_HERE = (
     "rollout.top_p", "rollout.correction", "rollout.correction_cap",
     "optim.lr", "optim.schedule", "optim.warmup", "optim.updates_per_batch",
     "training.steps", "training.epochs", "training.prompts_per_step", "training.checkpoint_every",
-    "training.checkpoint_minutes", "training.keep_checkpoints", "training.best", "training.seed",
+    "training.checkpoint_minutes", "training.keep_checkpoints", "training.best", "training.disk_full", "training.seed",
 )  # fmt: skip
 
 
@@ -94,6 +94,12 @@ REFUSALS = (
         lambda r: r.training.device != "auto",
         "verl computes where Ray's workers are",
         "Set training.device=auto.",
+    ),
+    Refusal(
+        "training.checkpoint_async",
+        lambda r: r.training.checkpoint_async,
+        "its workers write their own shards",
+        "Leave it out.",
     ),
     Refusal(
         "hooks.buffer",
