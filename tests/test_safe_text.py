@@ -60,7 +60,7 @@ def test_the_consoles_own_codes_stay() -> None:
     assert file.getvalue().startswith("\x1b[1;31mError\x1b[0m ␛[2J")
 
 
-def test_a_users_console_goes_on_being_the_same_one() -> None:
+def test_a_users_console_records_what_is_shown() -> None:
     console = Console(record=True, file=io.StringIO(), width=80)
     safe_console(console).print("seen")
     assert "seen" in console.export_text()

@@ -27,9 +27,9 @@ class SafeConsole(Console):
 
 
 def safe_console(console: Console) -> SafeConsole:
-    """A user's console, which goes on being the same one, as a safe one."""
+    """A user's console as a safe one, on the same file and record; the user's own stays as it is."""
     if isinstance(console, SafeConsole):
         return console
     safe = SafeConsole.__new__(SafeConsole)
-    safe.__dict__ = console.__dict__
+    safe.__dict__ = {**console.__dict__}
     return safe

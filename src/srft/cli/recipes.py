@@ -44,7 +44,10 @@ def _copy(name: str, file: Path) -> None:
     text = recipe_text(name)
     if file.exists():
         raise SrftError("it exists already", where=str(file), fix="Name another file.")
-    file.write_text(text)
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise SrftError(f"cannot be written: {error.strerror}", where=f"--copy {file}", fix="Name a file.") from None
     console().print(f"{file}: edit it, then `srft train {file}`")
 
 

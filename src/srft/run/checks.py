@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from srft.data.problem import Problem
+from srft.data.template import TEMPLATES, as_messages
 from srft.data.tokenize import Prompt
 from srft.errors import SrftError, did_you_mean
 from srft.evaluation.task import EvaluationTask
@@ -65,7 +66,8 @@ def run_checks(
     evaluations: Sequence[EvaluationTask],
     verifier: Verifier,
 ) -> list[str]:
-    """How demonstrations and the evaluations' answers grade, a line each; each reward function is called once.
+    """How demonstrations and the evaluations' answers grade, a line each; each reward function is called once. And how
+    many system messages of the data give way to the template's.
 
     Raises:
         SrftError: rewards count and no demonstration is right; a set has no answers; a function fails.
@@ -90,7 +92,19 @@ def run_checks(
         if task.groups and task.grader != "ifeval":
             check = check_answers(verifier, task.name, task.problems, task.extract, most)
             lines += [check.line] if check else []
+    lines.append(_replaced_system(recipe, prompts))
     return [line for line in lines if line]
+
+
+def _replaced_system(recipe: Recipe, prompts: Sequence[Prompt]) -> str:
+    template = TEMPLATES.get(recipe.data.template)
+    if recipe.data.system is not None or template is None or template.system is None:
+        return ""
+    count = sum(as_messages(p.problem.prompt)[0]["role"] == "system" for p in prompts)
+    return (
+        f"{count} of {len(prompts)} prompts have a system message of their own, which gives way to that of the "
+        f"template '{recipe.data.template}'; data.template=chat keeps it"
+    ) * bool(count)
 
 
 def _rewards_count(recipe: Recipe) -> bool:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
+from srft.console import safe_console
 from srft.errors import SrftError
 from srft.recipe.schema import Recipe
 from srft.run.estimate import check_size, estimate
@@ -24,6 +25,7 @@ def show_plan(recipe: Recipe, out: Path | None, console: Console) -> None:
     Raises:
         SrftError: for whatever would make the run fail.
     """
+    console = safe_console(console)
     for note in recipe.notes:
         console.print(note)
     check_trackers(recipe)

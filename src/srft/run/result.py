@@ -11,6 +11,7 @@ from srft.evaluation.report import Table
 from srft.recipe.load import load_recipe
 from srft.run.export import load_trained
 from srft.run.quiet import quiet_libraries
+from srft.safe_text import printable
 from srft.training.run_dir import RunDir
 from srft.training.scores import change_table
 
@@ -58,7 +59,7 @@ class Run:
             widths = [max(map(len, column)) for column in zip(table.head, *table.body, strict=True)]
             rows = [table.head, *table.body]
             lines += ["", table.title, *("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
