@@ -20,6 +20,7 @@ OTHERS: dict[str, tuple[str, list[str]]] = {  # method, and what is changed of i
     "every other step": ("srft", ["training.checkpoint_every=2", "evaluation.every=1"]),
     "best checkpoint": ("grpo", ["training.best.metric=test/avg", "training.keep_checkpoints=1", "evaluation.every=1"]),
     "no checkpoint before the end": ("sft", ["training.checkpoint_every=0"]),
+    "saved beside the training": ("ppo", ["training.checkpoint_async=true"]),
     "refill": ("dapo", ["hooks.refill.rounds=2"]),
     "two updates": ("sft+rl", ["optim.updates_per_batch=2"]),
     "schedule": ("sft", ["optim.schedule=cosine", "optim.warmup=0.4"]),

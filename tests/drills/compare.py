@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from srft.policy.manifest import MANIFEST
+
 TIMES = ("seconds", "step_time", "tokens_per_second", "started")  # columns that begin so are of the clock
 
 
@@ -34,7 +36,7 @@ def contents(file: Path) -> Any:
     its files."""
     if file.suffix == ".jsonl":
         return [untimed(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    if file.name == "manifest.json":  # its hashes are of bytes, and the order of tensors is among these
+    if file.name == MANIFEST:  # its hashes are of bytes, and the order of tensors is among these
         return sorted(json.loads(file.read_text(encoding="utf-8"))["files"])
     if file.suffix == ".json":
         return untimed(json.loads(file.read_text(encoding="utf-8")))

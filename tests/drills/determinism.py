@@ -1,4 +1,4 @@
-"""What changes bits of a run, and by how much: determinism.py OUT. Prints a row a change: the largest difference of a
+"""What changes bits of a run, and by how much: determinism.py OUT [CHANGE…]. Prints a row a change: the largest difference of a
 weight after 1 and 10 steps from the run without it, and CPU seconds for ten steps, imports among them.
 
 Every run is a process of its own, on the embedded model.
@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.drills.running import ALONE, TWO
@@ -59,15 +60,15 @@ def largest_difference(one: Path, other: Path, step: int) -> float:
     return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
 
 
-def main(folder: Path) -> None:
-    """Train with each change, and compare."""
+def main(folder: Path, names: Sequence[str]) -> None:
+    """Train with each of these changes, and compare with the first."""
     whole = folder / "run-0"
-    for number, (name, (launcher, threads, changes)) in enumerate(CHANGES.items()):
-        out = folder / f"run-{number}"
+    for number, name in enumerate(names):
+        out, (launcher, threads, changes) = folder / f"run-{number}", CHANGES[name]
         seconds = train(out, launcher, threads, changes)
         first, tenth = (largest_difference(whole, out, step) for step in (1, 10))
         print(f"| {name} | {first:.1e} | {tenth:.1e} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or [*CHANGES])

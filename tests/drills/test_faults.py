@@ -75,12 +75,12 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(model: Path, dis
 
 def test_a_read_only_folder_is_told_before_the_run(model: Path, disk: Path) -> None:
     with running(*ALONE, *words(model, disk / "run", "training.steps=3")) as run:
-        assert run.end() == 0
+        assert run.end(200) == 0
     remount(disk, "ro")
     resumed = ["srft", "train", "--resume", "--out", str(disk / "run"), "training.steps=6"]
     for command in (words(model, disk / "other"), resumed):
         with running(*ALONE, *command) as run:
-            assert run.end() == 1
+            assert run.end(200) == 2
         assert "Read-only file system" in run.output
         assert "Traceback" not in run.output
         assert f"1/{STEPS}" not in run.output
@@ -126,7 +126,7 @@ def test_two_runs_do_not_share_a_folder(model: Path, tmp_path: Path) -> None:
     with running(*ALONE, *words(model, out, "training.steps=500")) as one:
         one.wait_for("4/500")
         with running(*ALONE, "srft", "train", "--resume", "--out", str(out)) as other:
-            assert other.end() == 1
+            assert other.end(200) == 2
         assert str(one.process.pid) in other.output
         assert "Traceback" not in other.output
         one.send(signal.SIGTERM)

@@ -3,6 +3,7 @@ meet elsewhere than in full attention keep padded rows."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from transformers import (
 
 from srft.policy.forward import Critic, Policy
 from srft.policy.micro_batch import ModelInput, make_micro_batches, pad
+from srft.policy.packing import response_states
 
 SIZE = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -144,3 +146,21 @@ def test_packed_micro_batches_keep_a_prompts_responses_together() -> None:
     one, two = make_micro_batches(INPUTS, 16, 0, packed=True)
     assert [one.row.unique().tolist(), two.row.unique().tolist()] == [[0, 2, 3], [1]]
     assert [len(x.token) for x in make_micro_batches(INPUTS, 9, 0, packed=True)] == [9, 8, 4]
+
+
+def test_threads_add_the_gradients_of_a_shared_prompt_in_one_order() -> None:
+    """Many responses read the state of one prompt: the same bits again with two threads."""
+    batch = pad([ModelInput(PROMPT, [10, 2], i) for i in range(1500)], 0)
+    hidden = torch.zeros(1, len(batch.token), 64, requires_grad=True)
+    weight = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+
+    def gradient() -> Tensor:
+        states = response_states(lambda **_: SimpleNamespace(last_hidden_state=hidden), batch, packed=True)
+        return torch.autograd.grad((weight * states).sum(), hidden)[0]
+
+    torch.set_num_threads(2)
+    try:
+        assert all(torch.equal(gradient(), gradient()) for _ in range(10))
+    finally:
+        torch.set_num_threads(threads)

@@ -53,6 +53,15 @@ def test_a_kill_leaves_the_checkpoint_before(run: RunDir, killed: str) -> None:
         assert sorted(path.name for path in (run.path / folder).iterdir()) == ["step-000001", "step-000002"]
 
 
+def test_what_a_kill_left_half_removed_is_gone_when_the_run_goes_on(run: RunDir) -> None:
+    save(run, 2)
+    for name in ("step-000001.removed", "step-000003.partial"):
+        for place in ("checkpoints", "trainer"):
+            (run.path / place / name).mkdir()
+    run.rewind(2, 1, "recipe one")
+    assert [path.name for path in run.path.glob("*/step-*")] == ["step-000002"] * 2
+
+
 def test_the_state_is_kept_beside_the_newest_alone(run: RunDir) -> None:
     save(run, 1)
     run.set_best(1, "reward", 0.5)

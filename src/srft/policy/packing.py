@@ -21,7 +21,7 @@ def response_states(body: Any, batch: MicroBatch, packed: bool) -> Tensor:
     """(N, D) the last hidden states of the positions before the response tokens, which predict them."""
     if not packed:
         hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
-        return hidden.flatten(0, 1)[batch.before]
+        return F.embedding(batch.before, hidden.flatten(0, 1))
     ids, longest = batch.input_ids.flatten()[batch.token], batch.input_ids.shape[1]
     hidden = body(
         input_ids=ids[None],
@@ -31,7 +31,7 @@ def response_states(body: Any, batch: MicroBatch, packed: bool) -> Tensor:
         packed_place=batch.place,
         packed_token=batch.token,
     ).last_hidden_state
-    return hidden[0][batch.place.flatten()[batch.before]]
+    return F.embedding(batch.place.flatten()[batch.before], hidden[0])
 
 
 @torch.no_grad()

@@ -95,11 +95,12 @@ class RunDir(CheckpointFiles):
 
     def rewind(self, step: int, stage: int, recipe: str, inputs: Mapping[str, str] = {}) -> list[str]:
         """Forget what was written after `step` of `stage`, from where a resumed run continues, now by `recipe` and on
-        `inputs`; all of it where `step` is -1.
+        `inputs`, and what was not written to its end; all of it where `step` is -1.
 
         Returns:
             what is wrong with the rows written until then, a line each.
         """
+        self.remove_unfinished()
         self._replace("recipe.yaml", recipe, step)
         self._replace("inputs.json", json_text(inputs), step)
         faults = []
