@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_damaged_parquet_names_the_row(tmp_path: Path) -> None:
         load_problems(str(file))
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "flipped", "elsewhere", "info", "state"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped", "offsets", "elsewhere", "info", "state"])
 def test_damaged_saved_folders(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "saved"
     Dataset.from_list([ROW] * 5).save_to_disk(folder)
@@ -105,6 +106,10 @@ def test_damaged_saved_folders(tmp_path: Path, damage: str) -> None:
         content = bytearray(arrow.read_bytes())
         content[300:-100:13] = bytes(byte ^ 0xFF for byte in content[300:-100:13])
         arrow.write_bytes(content)
+    elif damage == "offsets":  # of a text far beyond the file: to read it would end the process
+        offsets, content = struct.pack("<6i", *range(0, 36, 6)), arrow.read_bytes()
+        assert offsets in content
+        arrow.write_bytes(content.replace(offsets, struct.pack("<6i", *range(0, 6 << 28, 1 << 28))))
     elif damage == "elsewhere":
         state = folder / "state.json"
         state.write_text(state.read_text().replace(arrow.name, "../../../../../etc/passwd"))

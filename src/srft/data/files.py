@@ -69,8 +69,8 @@ def _unpacked(data: bytes, where: str) -> bytes:
     return b"".join(parts)
 
 
-def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text.
+def parse_json(text: str, where: str, errors: str = "strict") -> Any:
+    """The value of a JSON text; `errors` is that of `check_value`.
 
     Raises:
         SrftError: it is malformed, or as `check_value`; `where` names the file and line.
@@ -81,14 +81,17 @@ def parse_json(text: str, where: str) -> Any:
         raise SrftError(f"malformed JSON: {error}", where=where, fix="Correct or remove that line.") from None
     if isinstance(value, list):
         for i, row in enumerate(value):
-            check_value(row, f"{where}, row {i}")
+            check_value(row, f"{where}, row {i}", errors)
     else:
-        check_value(value, where)
+        check_value(value, where, errors)
     return value
 
 
-def check_value(value: Any, where: str) -> None:
+def check_value(value: Any, where: str, errors: str = "strict") -> None:
     """Return nothing where a value of plain types can be handed on to other processes, to files and to a tokenizer.
+
+    Args:
+        errors: "strict", or "replace" where text with half a surrogate pair is let pass, for a reader that bears it.
 
     Raises:
         SrftError: it is nested deeper than `DEEPEST`; a text in it holds one half of a surrogate pair, which is no
@@ -97,7 +100,7 @@ def check_value(value: Any, where: str) -> None:
     level, depth = [value], 0
     while level:
         for item in level:
-            if isinstance(item, str):
+            if isinstance(item, str) and errors == "strict":
                 _check_text(item, where)
             elif isinstance(item, int) and item.bit_length() > MOST_BITS:
                 raise SrftError("a number of more than 4,000 digits", where=where, fix="Give it as text.")
@@ -123,20 +126,20 @@ def _items(value: Any) -> Iterable[Any]:
 def read_jsonl(path: Path, name: str = "", errors: str = "strict") -> Iterator[tuple[str, Any]]:
     """(`file:line`, value) of every line that is not blank. Lines end at a newline alone, not at U+2028.
 
-    `name` and `errors` are those of `read_text`.
+    `name` and `errors` are those of `read_text` and `check_value`.
 
     Raises:
         SrftError: the file cannot be read; a line is not JSON.
     """
-    yield from parse_jsonl(read_text(path, name, errors), name or str(path))
+    yield from parse_jsonl(read_text(path, name, errors), name or str(path), errors)
 
 
-def parse_jsonl(text: str, name: str) -> Iterator[tuple[str, Any]]:
+def parse_jsonl(text: str, name: str, errors: str = "strict") -> Iterator[tuple[str, Any]]:
     """`read_jsonl` of a text; `name` is what errors call its file."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{name}:{number}"
-            yield where, parse_json(line, where)
+            yield where, parse_json(line, where, errors)
 
 
 def read_whole_rows(path: Path) -> list[dict[str, Any]]:

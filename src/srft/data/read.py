@@ -141,6 +141,10 @@ def _saved(folder: Path, name: str, split: str) -> Rows:
             known = ", ".join(map(str, saved))
             raise SrftError(f"no split '{split}'", where=name, fix=f"It has {known}: give one as `split`.")
         saved, name = saved[split], f"{name}[{split}]"
+    try:
+        saved.data.table.validate(full=True)  # to read rows of offsets that lead elsewhere would end the process
+    except Exception as error:
+        raise _damaged(name, error) from error
     return _saved_rows(saved, name)
 
 
