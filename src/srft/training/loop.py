@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -97,12 +97,8 @@ class Loop:
         self.warnings = warnings
         self.callbacks, self.early_end = callbacks, EarlyEnd(accelerator)
         self.state = StageState(accelerator, collect.stream, updater, scheduler, hooks)
-        self.disk = Disk(
-            run_dir.path,
-            training.disk_full,
-            say=display.say,
-            ending=lambda: self.early_end.agreed() is not None,
-        )
+        ending = self.early_end.agreed
+        self.disk = Disk(run_dir.path, training.disk_full, say=display.say, ending=lambda: ending() is not None)
         self.saver = Saver(run_dir, accelerator, self.disk, training.keep_checkpoints)
         self.history: list[dict[str, Any]] = []  # the metrics of the stage's steps
         self._saved, self._saved_at = 0, time.monotonic()  # the last checkpoint: its step of the stage, and when
@@ -111,7 +107,7 @@ class Loop:
     def train(self, start: int = 0) -> Ending:
         """Run the steps after `start`. A stage that ends early has saved, and can be continued."""
         if start == 0 and self.warnings and self.accelerator.is_main_process:
-            self.run_dir.append(WARNINGS, *_rows(self.span.first_step + 1, self.warnings))
+            self.run_dir.append(WARNINGS, *(one.row(self.span.first_step + 1) for one in self.warnings))
             self._show(self.warnings)
         if start == self.span.first_step == 0 and self.evaluation.at_start:
             self.evaluate(0)
@@ -193,7 +189,7 @@ class Loop:
         if self.logging.rollouts:
             writes.append(partial(self.run_dir.save_rollouts, number, saved))
         if begun:
-            writes.append(partial(self.run_dir.append, WARNINGS, *_rows(number, begun)))
+            writes.append(partial(self.run_dir.append, WARNINGS, *(one.row(number) for one in begun)))
 
         def write() -> None:
             while writes:  # one that fails is tried again
@@ -294,10 +290,6 @@ class Loop:
         written = {row["benchmark"] for row in self.run_dir.evaluations if row["step"] == number}
         missing = [task.name for task in self.evaluator.tasks if task.name not in written]
         return gather(self.accelerator, [missing])[0]
-
-
-def _rows(step: int, warnings: Sequence[TrainingWarning]) -> list[dict[str, Any]]:
-    return [{"step": step, **asdict(warning)} for warning in warnings]
 
 
 def _is_due(step: int, every: int) -> bool:

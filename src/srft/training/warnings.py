@@ -6,7 +6,7 @@ A run and `srft doctor RUN` examine the rows of metrics.jsonl by the same `condi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from srft.training.conditions import KINDS, MEMORY, Rows
@@ -34,6 +34,10 @@ class TrainingWarning:
     name: str
     text: str
     advice: str
+
+    def row(self, step: int) -> dict[str, Any]:
+        """As warnings.jsonl has it, given at a step of the run."""
+        return {"step": step, **asdict(self)}
 
 
 def holding(rows: Rows) -> list[TrainingWarning]:
