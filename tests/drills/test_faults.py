@@ -44,7 +44,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "srft-drill", folder], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "srft-drill", folder], capture_output=True
     ).returncode:
         pytest.skip("may not mount a tmpfs here")
     yield folder
