@@ -91,6 +91,13 @@ def test_pickled_weights(tmp_path: Path, name: str) -> None:
     assert "convert them to safetensors" in error.value.fix
 
 
+@pytest.mark.parametrize("path", ["a" * 5000, "~nobody-here/x", "a\0b", "a" * 5000 + ".gguf"])
+def test_names_that_are_none(path: str) -> None:
+    for read in (load_config, load_tokenizer, load_model):
+        with pytest.raises(SrftError):
+            read(ModelSettings(path=path))
+
+
 def adapters(folder: Path, config: Any, base: Any = None) -> ModelSettings:
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(config if isinstance(config, str) else json.dumps(config))

@@ -62,6 +62,8 @@ def test_encodings(tmp_path: Path) -> None:
         ("a." * 3000 + "b=1", "is not an override"),
         ("training.steps=" + "9" * 5000, "'training.steps'"),
         ("method.name=[1]", "method.name"),
+        ("method.name=[]", "method.name"),
+        ("method.name=null", "method.name"),
         ("evaluation.sets.a/b.path=x", "'a/b' cannot name a file"),
         ("evaluation.sets..hidden.path=x", "is not an override"),
         ("data={a: &a [*a]}", "'data'"),

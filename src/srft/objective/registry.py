@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ def get_method(name: str, file: str | Path | None = None) -> Method:
     if file is not None:
         path = Path(file)
         spec = importlib.util.spec_from_file_location(f"srft_user_{path.stem}", path)
-        if not path.is_file() or spec is None or spec.loader is None:
+        if not os.path.isfile(path) or spec is None or spec.loader is None:
             raise SrftError("no such Python file", where=f"method.file: {file}", fix="Give a path to a .py file.")
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
         spec.loader.exec_module(module)

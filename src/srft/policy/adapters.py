@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class LoraSettings(Section):
 
 def has_adapters(folder: Path) -> bool:
     """The folder holds adapters and not whole weights."""
-    return (folder / CONFIG).is_file()
+    return os.path.isfile(folder / CONFIG)  # False of a name that no file can have, too
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def from_pretrained(factory: Any, path: str, **options: Any) -> Any:
     resolved = resolve_path(path)
     if resolved.endswith(".gguf"):
         file = Path(resolved)
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise SrftError("no such file", where=f"model.path: {path}", fix="Check the path.")
         if importlib.util.find_spec("gguf") is None:
             raise SrftError("reading GGUF needs the package gguf", where=path, fix="pip install 'srft[smollm2]'")
@@ -38,7 +39,7 @@ def from_pretrained(factory: Any, path: str, **options: Any) -> Any:
             fix = "Read that code; if you trust it, set model.trust_remote_code=true."
         elif "ignore_mismatched_sizes" in str(error):
             what, fix = "its weights have other shapes than its config.json says", "Fetch or save both anew."
-        elif Path(resolved).exists():
+        elif os.path.exists(resolved):
             fix = "Fetch or save it anew, in Hugging Face format."
         raise SrftError(what, where=f"model.path: {path}", fix=fix) from error
 

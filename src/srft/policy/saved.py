@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
@@ -31,8 +32,8 @@ def model_folder(path: str) -> str:
     Raises:
         ValueError: the run has no checkpoint, or its best one is gone.
     """
-    run = Path(path).expanduser()
-    if not (run / "recipe.yaml").is_file() or (run / "config.json").exists():
+    run = Path(os.path.expanduser(path))
+    if not os.path.isfile(run / "recipe.yaml") or (run / "config.json").exists():
         return path
     if not (checkpoints := checkpoints_of(run)):
         raise ValueError(f"the run in {path} has no checkpoint yet")

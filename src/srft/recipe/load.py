@@ -128,9 +128,8 @@ def _check_rewards(recipe: Recipe, where: str) -> None:
 def _apply_method(tree: dict[str, Any]) -> dict[str, Any]:
     """The method's settings and its preset under the tree."""
     section = tree.get("method") or {}
-    if not isinstance(section, Mapping) or any(
-        not isinstance(section.get(key) or "", str) for key in ("name", "preset", "file")
-    ):
+    kinds: Mapping[str, Any] = {"name": str, "preset": str | None, "file": str | None}
+    if not isinstance(section, Mapping) or not all(isinstance(section.get(k, ""), kind) for k, kind in kinds.items()):
         return tree  # which the schema refuses
     method = get_method(section.get("name", "srft"), section.get("file"))
     preset = method.preset_values(section["preset"]) if section.get("preset") else {}
