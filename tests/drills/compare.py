@@ -41,9 +41,9 @@ def contents(file: Path) -> Any:
     if file.suffix == ".json":
         return untimed(json.loads(file.read_text(encoding="utf-8")))
     if file.suffix == ".safetensors":  # the order in which they lie there is no part of it
-        return {
-            name: f"{tensor.dtype} {list(tensor.shape)} {_hash(tensor)}" for name, tensor in load_file(file).items()
-        }
+        parts = file.parent.glob("*.safetensors")  # nor which of several processes' files a tensor lies in
+        tensors = {name: tensor for part in parts for name, tensor in load_file(part).items()}
+        return {name: f"{x.dtype} {list(x.shape)} {_hash(x)}" for name, x in sorted(tensors.items())}
     return file.read_bytes()
 
 

@@ -44,6 +44,7 @@ class Running:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT,
             errors="replace", start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # which is ignored under nohup
         )  # fmt: skip
         self.lines: list[str] = []
         self._news, self._closed = threading.Condition(), False

@@ -43,9 +43,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small disk of its own."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "srft-drill", folder], capture_output=True
-    ).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "srft-drill", folder], capture_output=True).returncode:
         pytest.skip("may not mount a tmpfs here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)

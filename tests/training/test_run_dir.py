@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,28 @@ def test_what_a_kill_left_half_removed_is_gone_when_the_run_goes_on(run: RunDir)
             (run.path / place / name).mkdir()
     run.rewind(2, 1, "recipe one")
     assert [path.name for path in run.path.glob("*/step-*")] == ["step-000002"] * 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_first_checkpoint_that_is_removed_was_never_saved(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """Killed in its writing, and again after each removal of it: the run still begins anew."""
+    run.begin_checkpoint(1)
+    partial, final = run.unfinished_checkpoint(1), run.checkpoint_at(1)
+    if named:
+        state_folder(partial).rename(state_folder(final))
+    removed, remove = [], shutil.rmtree
+
+    def watched(folder: Path, **how: bool) -> None:
+        remove(folder, **how)
+        removed.append(run.never_saved)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    assert run.never_saved
+    run.remove_unfinished()
+    assert len(removed) >= 2
+    assert all(removed)
 
 
 def test_the_state_is_kept_beside_the_newest_alone(run: RunDir) -> None:

@@ -76,8 +76,12 @@ class CheckpointFiles:
             folder.mkdir(parents=True)
 
     def remove_unfinished(self) -> None:
-        """Remove whatever was not written, or not removed, to its end."""
-        for parent in (CHECKPOINTS, TRAINER):
+        """Remove whatever was not written, or not removed, to its end. A checkpoint goes after its trainer's state,
+        which may have its name already: a state by itself is one whose checkpoint is gone."""
+        for partial in (self.path / CHECKPOINTS).glob(f"step-*{UNFINISHED}"):
+            if not (final := partial.with_suffix("")).exists():
+                _remove(state_folder(final))
+        for parent in (TRAINER, CHECKPOINTS):
             for end in (UNFINISHED, DOOMED):
                 for folder in (self.path / parent).glob(f"step-*{end}"):
                     shutil.rmtree(folder)
