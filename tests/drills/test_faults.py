@@ -14,7 +14,6 @@ import pytest
 from srft.training.run_dir import RunDir
 from tests.drills.compare import differences
 from tests.drills.running import ALONE, STEPS, processes_of, running, words
-from tests.training import sharded_runs
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(300)]
 # Grades at once until there is a pipe; then says in it that it is at work, and never returns.
@@ -29,13 +28,6 @@ def grade(solution_str):
             signal.pause()
     return float(sum(map(ord, solution_str)) % 2)
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    sharded_runs.make_model(folder)
-    return folder
 
 
 @pytest.fixture

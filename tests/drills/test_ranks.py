@@ -10,7 +10,6 @@ import pytest
 from srft.training.run_dir import RunDir
 from tests.drills import broken_rank
 from tests.drills.running import STEPS, TWO, processes_of, running, words
-from tests.training import sharded_runs
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(300)]
 RAISES = """
@@ -21,13 +20,6 @@ def grade(solution_str):
         raise ValueError("the reward is broken")
     return float(sum(map(ord, solution_str)) % 2)
 """
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    sharded_runs.make_model(folder)
-    return folder
 
 
 def ends(out: Path, *command: str, reason: str, broken: Path | None = None) -> None:

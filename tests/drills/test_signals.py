@@ -10,16 +10,8 @@ import pytest
 from srft.training.run_dir import RunDir
 from tests.drills.compare import differences
 from tests.drills.running import ALONE, STEPS, TWO, running, words
-from tests.training import sharded_runs
 
 pytestmark = [pytest.mark.drills, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    sharded_runs.make_model(folder)
-    return folder
 
 
 @pytest.fixture(scope="module", params=[ALONE, TWO], ids=["one", "two"])
