@@ -59,7 +59,7 @@ def check_manifest(folder: Path) -> None:
     Raises:
         SrftError: naming the file and what differs.
     """
-    if (folder / MANIFEST).is_file() and (fault := damage(folder)):
+    if os.path.isfile(folder / MANIFEST) and (fault := damage(folder)):
         fix = f"Take another checkpoint or copy it anew; to use it as it is, delete its {MANIFEST}."
         raise SrftError(f"damaged: {fault}", where=str(folder), fix=fix)
 
