@@ -26,8 +26,8 @@ def weights(folder: Path | str) -> dict[str, torch.Tensor]:
 
 
 def python(*arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """A Python process that imports this tree, whichever copy is installed."""
-    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    """A Python process that imports this tree and its tests, whichever copy is installed."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH")]))
     words = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, **kwargs)
